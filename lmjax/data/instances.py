@@ -1,0 +1,226 @@
+"""Instances are index tables over a store: which tokens make up each training row. Tokens are only read when a row is."""
+
+import hashlib
+import json
+import random
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from lmjax.config import to_json
+from lmjax.data.store import ArrayWriter, Split, Store, built_aside, open_array, write_array
+from lmjax.data.tokenizers import Tokenizer
+from lmjax.errors import UserError
+
+Columns = dict[str, Any]  # name -> integers [rows]
+
+
+@dataclass(frozen=True)
+class InstanceConfig:
+    """How rows of `length` tokens are cut from a store."""
+
+    length: int
+
+    def once(self) -> "InstanceConfig":
+        """The same instances without duplicates, for held-out rows."""
+        return self
+
+    def tables(self, split: Split, tokenizer: Tokenizer, seed: int) -> Iterator[Columns]:
+        """One table for each pass over the data, to be repeated in this order."""
+        raise NotImplementedError
+
+    def gather(self, split: Split, tokenizer: Tokenizer, columns: Columns) -> dict[str, np.ndarray]:
+        """The features of the rows [n] that `columns` describe."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Windows(InstanceConfig):
+    """Contiguous windows for causal models: `length` inputs and as many targets, each token a target once.
+
+    Documents follow each other in the store's order, each closed by the tokenizer's end-of-text token.
+    Features: tokens int32 [n, length + 1].
+    """
+
+    def tables(self, split: Split, tokenizer: Tokenizer, seed: int) -> Iterator[Columns]:
+        yield {"start": np.arange((len_of(split.tokens) - 1) // self.length, dtype=np.int64) * self.length}
+
+    def gather(self, split: Split, tokenizer: Tokenizer, columns: Columns) -> dict[str, np.ndarray]:
+        index = columns["start"][:, None] + np.arange(self.length + 1)
+        return {"tokens": np.asarray(split.tokens[index]).astype(np.int32)}
+
+
+@dataclass(frozen=True)
+class SentencePairs(InstanceConfig):
+    """BERT's [CLS] A [SEP] B [SEP], by its own sequential builder (create_pretraining_data.py), one table a duplicate.
+
+    `short_fraction`: share of documents cut to a random shorter length. Without `next_sentence`, B always follows A, and is
+    empty, with its [SEP], where a chunk is one sentence.
+    Features, int32: tokens, token_type_ids (0 up to the first [SEP], then 1), segment_ids (1 real, 0 padding) and flags
+    (uint8, see `store`; special tokens 0) [n, length]; next_sentence_labels [n] (0 = B follows A, 1 = B is random).
+    """
+
+    duplicates: int = 10
+    short_fraction: float = 0.1
+    next_sentence: bool = True
+
+    def once(self) -> "SentencePairs":
+        return replace(self, duplicates=1)
+
+    def tables(self, split: Split, tokenizer: Tokenizer, seed: int) -> Iterator[Columns]:
+        if None in (tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id):
+            raise UserError("sentence pairs need a tokenizer with [CLS], [SEP] and [PAD]; choose a WordPiece tokenizer")
+        if self.length < 5 or self.duplicates < 1:
+            raise UserError(f"sentence pairs: length {self.length} must be at least 5, and duplicates {self.duplicates} at least 1")
+        starts, documents = np.asarray(split.sentence_starts[:]), np.asarray(split.document_starts[:])
+        for duplicate in range(self.duplicates):
+            pairs = sentence_pairs(starts, documents, self, random.Random(f"{seed} {duplicate}"))
+            names = {"a_start": np.int64, "a_length": np.int32, "b_start": np.int64, "b_length": np.int32, "random": np.uint8}
+            rows = np.fromiter((v for pair in pairs for v in pair), np.int64).reshape(-1, len(names))
+            yield {name: rows[:, i].astype(dtype) for i, (name, dtype) in enumerate(names.items())}
+
+    def gather(self, split: Split, tokenizer: Tokenizer, columns: Columns) -> dict[str, np.ndarray]:
+        a_length, b_length = columns["a_length"][:, None], columns["b_length"][:, None]
+        position = np.arange(self.length, dtype=np.int32)
+        b_begins = a_length + 2
+        end = b_begins + b_length + (b_length > 0)
+        in_a = (position > 0) & (position <= a_length)
+        in_b = (position >= b_begins) & (position < b_begins + b_length)
+        index = np.where(in_a, columns["a_start"][:, None] - 1, columns["b_start"][:, None] - b_begins) + position
+        index = np.where(in_a | in_b, index, 0)
+        special = np.where(position < end, tokenizer.sep_id, tokenizer.pad_id)
+        special[:, 0] = tokenizer.cls_id
+        return {
+            "tokens": np.where(in_a | in_b, np.asarray(split.tokens[index]), special).astype(np.int32),
+            "flags": np.where(in_a | in_b, np.asarray(split.flags[index]), 0).astype(np.uint8),
+            "token_type_ids": ((position >= b_begins) & (position < end)).astype(np.int32),
+            "segment_ids": (position < end).astype(np.int32),
+            "next_sentence_labels": columns["random"].astype(np.int32),
+        }
+
+
+def sentence_pairs(
+    starts: np.ndarray, documents: np.ndarray, cfg: SentencePairs, rng: random.Random
+) -> Iterator[tuple[int, int, int, int, bool]]:
+    """One pass of BERT's builder over all documents: a_start, a_length, b_start, b_length (tokens), whether B is random.
+
+    Args:
+      starts: int64 [sentences + 1], the token at which each sentence begins, and the end.
+      documents: int64 [documents + 1], the sentence at which each document begins, and the end.
+    """
+    longest = cfg.length - 3
+    for document in range(len(documents) - 1):
+        target = rng.randint(2, longest) if rng.random() < cfg.short_fraction else longest
+        first, last = int(documents[document]), int(documents[document + 1])
+        at = starts[first : last + 1].tolist()  # numpy's scalars are slow
+        begin = end = 0
+        while end < last - first:
+            end += 1
+            if end < last - first and at[end] - at[begin] < target:
+                continue
+            middle = begin + (rng.randint(1, end - begin - 1) if end - begin > 1 else 1)
+            a = (at[begin], at[middle])
+            is_random = cfg.next_sentence and (end - begin == 1 or rng.random() < 0.5)
+            if is_random:
+                b = _random_sentences(starts, documents, document, target - (a[1] - a[0]), rng)
+                end = middle  # the sentences that B did not use are put back
+            else:
+                b = (at[middle], at[end])
+            yield *_truncate(a, b, longest, rng), is_random
+            begin = end
+
+
+def _random_sentences(
+    starts: np.ndarray, documents: np.ndarray, document: int, target: int, rng: random.Random
+) -> tuple[int, int]:
+    """Sentences from a random place of another document, until `target` tokens or the document's end."""
+    other = document
+    for _ in range(10):  # as in BERT's code: after ten draws the same document will do
+        other = rng.randrange(len(documents) - 1)
+        if other != document:
+            break
+    first, last = int(documents[other]), int(documents[other + 1])
+    sentence = rng.randrange(first, last)
+    end = bisect_left(starts, starts[sentence] + target, sentence + 1, last)
+    return int(starts[sentence]), int(starts[end])
+
+
+def _truncate(a: tuple[int, int], b: tuple[int, int], longest: int, rng: random.Random) -> tuple[int, int, int, int]:
+    """Takes single tokens off the longer side (B when equal), at its front or back by a coin each, until both fit."""
+    a_length, b_length = a[1] - a[0], b[1] - b[0]
+    excess = max(0, a_length + b_length - longest)
+    off_longer = min(excess, abs(a_length - b_length))
+    off_a = (off_longer if a_length > b_length else 0) + (excess - off_longer) // 2
+    off_b = excess - off_a
+    a_front, b_front = (rng.getrandbits(n).bit_count() if n else 0 for n in (off_a, off_b))  # n coins at once
+    return a[0] + a_front, a_length - off_a, b[0] + b_front, b_length - off_b
+
+
+@dataclass(frozen=True)
+class Table:
+    """An open instance table. `pass_ends` int64 [passes]: the row at which each pass's part of the table ends."""
+
+    cfg: InstanceConfig
+    split: Split
+    tokenizer: Tokenizer
+    columns: Columns
+    pass_ends: np.ndarray
+
+    def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Features of the given rows, int64 [n], of the table."""
+        columns = {name: np.asarray(column[rows]) for name, column in self.columns.items()}
+        return self.cfg.gather(self.split, self.tokenizer, columns)
+
+
+def build_table(cfg: InstanceConfig, store: Store, split: str, seed: int) -> None:
+    """Writes the table into the store, unless it is there: its presence under its name means that it is whole.
+
+    Raises:
+      UserError: the split is shorter than one sequence.
+    """
+    directory = _directory(cfg, store, split, seed)
+    if directory.exists():
+        return
+    if (tokens := store.meta["counts"][split]["tokens"]) <= cfg.length:
+        raise UserError(
+            f"{store.directory}: the {split} side has {tokens} tokens, fewer than one sequence of length {cfg.length} needs; "
+            "give it more text (or more of it held out), or a shorter length"
+        )
+    cfg = cfg.once() if split == "heldout" else cfg
+    passes = cfg.tables(store.split(split), store.tokenizer, seed)
+    with built_aside(directory) as building:
+        writers: dict[str, ArrayWriter] = {}
+        rows = []
+        passes = cfg.tables(store.split(split), store.tokenizer, seed)
+        for columns in tqdm(passes, f"{type(cfg).__name__} {cfg.length} {split}", getattr(cfg, "duplicates", 1), unit=" pass"):
+            for name, column in columns.items():
+                writers.setdefault(name, ArrayWriter(building / name, column.dtype)).append(column)
+            rows.append(len(column))
+        for writer in writers.values():
+            writer.close()
+        write_array(building / "pass_ends", np.cumsum(rows))
+
+
+def open_table(cfg: InstanceConfig, store: Store, split: str, seed: int) -> Table:
+    """Raises UserError where the store has no such table."""
+    directory = _directory(cfg, store, split, seed)
+    if not directory.exists():
+        raise UserError(f"{store.directory} has no table {directory.name}; `python -m lmjax prepare CONFIG` makes it")
+    columns = {path.name: open_array(path) for path in directory.iterdir()}
+    pass_ends = np.asarray(columns.pop("pass_ends")[:])
+    return Table(cfg, store.split(split), store.tokenizer, columns, pass_ends)
+
+
+def len_of(array: Any) -> int:
+    return int(array.shape[0])
+
+
+def _directory(cfg: InstanceConfig, store: Store, split: str, seed: int) -> epath.Path:
+    described = json.dumps([to_json(cfg), seed, split], sort_keys=True)
+    name = f"{type(cfg).__name__}-{cfg.length}-{split}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
+    return store.directory / "tables" / name

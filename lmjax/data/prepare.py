@@ -1,0 +1,171 @@
+"""From text to a store and its instance tables, once; every later call finds them and opens them.
+
+source -> documents, spooled by side of the hold-out -> tokenizer (trained on the training side alone) -> arrays -> tables.
+"""
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from lmjax.config import differences, from_json, to_json
+from lmjax.data.instances import InstanceConfig, build_table
+from lmjax.data.sentences import SentenceRule, documents
+from lmjax.data.sources import SourceConfig, fingerprint
+from lmjax.data.store import SCHEMA_VERSION, SPLITS, WORD_BEGINS, WORD_INSIDE, ArrayWriter, Store, built_aside
+from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
+from lmjax.errors import UserError
+
+BATCH = 256  # documents tokenized at once
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A corpus, how it is cut and tokenized, and the directory of its store. `heldout` is a share of the groups of
+    documents; which of them, their hash decides."""
+
+    store: str = dataclasses.field(metadata={"operational": True})  # a store may be moved
+    source: SourceConfig
+    tokenizer: TokenizerConfig
+    sentences: SentenceRule = "line"
+    heldout: float = 0.05
+
+
+@dataclass(frozen=True)
+class WeightedData:
+    """One of a run's corpora; `weight` is its share of rows, relative to the others'."""
+
+    data: DataConfig
+    weight: float = 1.0
+
+
+def prepare(cfg: DataConfig, instances: Sequence[InstanceConfig], seed: int) -> Store:
+    """Makes what is missing of the store and of both sides' instance tables, and opens the store.
+
+    Raises:
+      UserError: an empty corpus, no document on one side of the hold-out, a side shorter than one sequence, or a store at
+        that path that was made from another config or tokenizer.
+    """
+    directory = epath.Path(cfg.store)
+    if not (directory / "meta.json").exists():
+        _build_store(cfg, directory)
+    store = Store.open(directory)
+    _check_same(store, cfg)
+    for instance in instances:
+        for split in SPLITS:
+            build_table(instance, store, split, seed)
+    return store
+
+
+def side(group: str, heldout: float) -> str:
+    """The split to which a group of documents belongs, by the hash of its name."""
+    number = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big")
+    return "heldout" if number < heldout * 2**64 else "train"
+
+
+def _build_store(cfg: DataConfig, directory: epath.Path) -> None:
+    if directory.exists() and any(directory.iterdir()):
+        raise UserError(f"{directory} exists and is not a data store; choose another path, or delete it")
+    with tempfile.TemporaryDirectory() as scratch, built_aside(directory) as building:
+        count = _spool(cfg, Path(scratch))
+        tokenizer = make_tokenizer(cfg.tokenizer, (s for d in _spooled(Path(scratch), "train") for s in d))
+        tokenizer.save(building / "tokenizer")
+        with tqdm(total=count, desc="tokens", unit=" documents") as bar:
+            counts = {name: _write_split(building / name, _spooled(Path(scratch), name), tokenizer, bar) for name in SPLITS}
+        meta = {
+            "schema_version": SCHEMA_VERSION,
+            "config": to_json(cfg),
+            "source_fingerprint": fingerprint(cfg.source),
+            "tokenizer_fingerprint": tokenizer.fingerprint,
+            "counts": counts,
+        }
+        (building / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def _spool(cfg: DataConfig, scratch: Path) -> int:
+    """Writes each side's documents to a file, one JSON list of sentences a line, so that the source is read once; returns
+    their number."""
+    counts = dict.fromkeys(SPLITS, 0)
+    files = {name: (scratch / name).open("w", encoding="utf-8") for name in SPLITS}
+    for document in tqdm(documents(cfg.source, cfg.sentences), "text", unit=" documents"):
+        name = side(document.group, cfg.heldout)
+        files[name].write(json.dumps(document.sentences) + "\n")
+        counts[name] += 1
+    for file in files.values():
+        file.close()
+    if not any(counts.values()):
+        raise UserError(f"the corpus is empty: no text in {to_json(cfg.source)}")
+    for name, other in zip(SPLITS, reversed(SPLITS), strict=True):
+        if not counts[name]:
+            raise UserError(
+                f"all {counts[other]} documents fall on the {other} side at heldout {cfg.heldout}; "
+                "change heldout, or cut the text into more documents"
+            )
+    return sum(counts.values())
+
+
+def _spooled(scratch: Path, name: str) -> Iterator[list[str]]:
+    with (scratch / name).open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def _write_split(directory: epath.Path, texts: Iterator[list[str]], tokenizer: Tokenizer, bar: tqdm) -> dict[str, int]:
+    narrow = tokenizer.vocab_size <= 1 << 16
+    dtypes = {"tokens": "u2" if narrow else "u4", "flags": "u1", "sentence_starts": "i8", "document_starts": "i8"}
+    arrays = {name: ArrayWriter(directory / name, np.dtype(dtype)) for name, dtype in dtypes.items()}
+    flags = _flags(tokenizer)
+    while group := list(islice(texts, BATCH)):
+        encoded = iter(tokenizer.encode_batch([sentence for document in group for sentence in document]))
+        for document in group:
+            sentences = [ids for _ in document if (ids := next(encoded))]
+            if sentences:
+                _append_document(arrays, sentences, flags, tokenizer.eos_id)
+        bar.update(len(group))
+    arrays["document_starts"].append([arrays["sentence_starts"].size])
+    arrays["sentence_starts"].append([arrays["tokens"].size])
+    for array in arrays.values():
+        array.close()
+    return {
+        "documents": arrays["document_starts"].size - 1,
+        "sentences": arrays["sentence_starts"].size - 1,
+        "tokens": arrays["tokens"].size,
+    }
+
+
+def _append_document(arrays: dict[str, ArrayWriter], sentences: list[list[int]], flags: np.ndarray, eos: int | None) -> None:
+    begins = arrays["tokens"].size + np.cumsum([0, *map(len, sentences)])
+    arrays["document_starts"].append([arrays["sentence_starts"].size])
+    arrays["sentence_starts"].append(begins[:-1])
+    tokens = np.array([token for ids in sentences for token in ids] + ([] if eos is None else [eos]))
+    word = flags[tokens]
+    first = begins[:-1] - begins[0]
+    word[first[word[first] == WORD_INSIDE]] = WORD_BEGINS  # byte-level vocabularies mark a word by the space before it
+    arrays["tokens"].append(tokens)
+    arrays["flags"].append(word)
+
+
+def _flags(tokenizer: Tokenizer) -> np.ndarray:
+    """uint8 [vocabulary]. An unknown word is a word like any other, as in BERT's code."""
+    flags = np.where(tokenizer.word_begins, WORD_BEGINS, WORD_INSIDE).astype(np.uint8)
+    flags[[i for i in tokenizer.special_ids if i != tokenizer.unk_id]] = 0
+    return flags
+
+
+def _check_same(store: Store, cfg: DataConfig) -> None:
+    stored = from_json(DataConfig, store.meta["config"], f"{store.directory}/meta.json")
+    changed = differences(stored, cfg)
+    loaded = cfg.tokenizer.path and not changed
+    if loaded and make_tokenizer(cfg.tokenizer, ()).fingerprint != store.meta["tokenizer_fingerprint"]:
+        changed = [f"tokenizer (the vocabulary at {cfg.tokenizer.path} is not the one that made the store)"]
+    if changed:
+        raise UserError(
+            f"{store.directory} was made from another config: {', '.join(changed)}; choose another store path, or delete it"
+        )

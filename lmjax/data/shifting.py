@@ -1,0 +1,14 @@
+"""Targets of a causal model."""
+
+from typing import Any
+
+from lmjax.data.masking import RowKeys
+from lmjax.data.tf import tensorflow
+
+
+def next_token_targets(features: dict[str, Any], keys: RowKeys) -> dict[str, Any]:
+    """tokens int32 [N, L + 1] -> tokens and targets int32 [N, L], each target one further, loss_weights float32 [N, L]."""
+    tf = tensorflow()
+    tokens = features["tokens"]
+    targets = tokens[:, 1:]
+    return {"tokens": tokens[:, :-1], "targets": targets, "loss_weights": tf.ones_like(targets, tf.float32)}

@@ -1,0 +1,116 @@
+"""What the rest of lmjax may ask of a model family: one `Architecture` record a family."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.config import operational
+from lmjax.errors import UserError
+from lmjax.models.weights import Weight, flatten
+from lmjax.ops.attention import Implementation
+from lmjax.parallel import Rules
+from lmjax.types import Params
+
+Dtype = Literal["float32", "bfloat16"]
+Remat = Literal["none", "dots", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What every family's config has. Names follow Hugging Face's configs.
+
+    `vocab_size` counts real entries; tables are stored with rows rounded up to a multiple of 128.
+    `dtype` is that of activations; parameters are float32 always. `remat`: what the backward pass computes again.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    position_embedding: Literal["learned", "sinusoidal"] = "learned"
+    position_combine: Literal["add", "concat"] = "add"
+    dtype: Dtype = "float32"
+    attention: Implementation = operational("xla")
+    remat: Remat = operational("none")
+    unroll: int = operational(1)
+
+    @property
+    def padded_vocab_size(self) -> int:
+        return -(-self.vocab_size // 128) * 128
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One model family.
+
+    Attributes:
+      config: the family's ModelConfig subclass.
+      build: (config, heads) -> Flax module whose `apply(variables, **inputs, train=...)` returns Outputs.
+      heads: what `build` may put on the backbone.
+      inputs: names of the batch features that the module reads.
+      sharding: (path regex, PartitionSpec) rows; each parameter matches exactly one.
+      weights: config -> rows that map parameters to Hugging Face tensors.
+      to_hf, from_hf: config <-> the content of Hugging Face's config.json.
+      flops: (config, length, heads, predictions a row) -> floating-point operations of one row's forward pass.
+      presets: published shapes by name.
+    """
+
+    config: type[ModelConfig]
+    build: Callable[[Any, tuple[str, ...]], Any]
+    heads: tuple[str, ...]
+    inputs: tuple[str, ...]
+    sharding: Rules
+    weights: Callable[[Any], Sequence[Weight]]
+    to_hf: Callable[[Any, tuple[str, ...]], dict[str, Any]]
+    from_hf: Callable[[Mapping[str, Any]], Any]
+    flops: Callable[[Any, int, tuple[str, ...], int], float]
+    presets: Mapping[str, ModelConfig]
+
+
+def check(cfg: ModelConfig, length: int) -> None:
+    """Raises UserError where a config cannot be built, or not for rows of `length` tokens."""
+    if cfg.hidden_size % cfg.num_attention_heads:
+        raise UserError(f"hidden_size {cfg.hidden_size} is not divisible by num_attention_heads {cfg.num_attention_heads}")
+    if cfg.position_embedding == "learned" and length > cfg.max_position_embeddings:
+        raise UserError(
+            f"length {length} exceeds the position table ({cfg.max_position_embeddings} rows); "
+            "lower the length or raise model.max_position_embeddings"
+        )
+
+
+def model_inputs(architecture: Architecture, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The features of a batch that the family's module reads."""
+    return {name: batch[name] for name in architecture.inputs if name in batch}
+
+
+def init_params(architecture: Architecture, cfg: ModelConfig, heads: tuple[str, ...], key: jax.Array) -> Params:
+    """Fresh parameters, a nested dict of float32 arrays."""
+    module = architecture.build(cfg, heads)
+    return module.init(key, tokens=jnp.zeros((1, 2), jnp.int32))["params"]
+
+
+def abstract_params(architecture: Architecture, cfg: ModelConfig, heads: tuple[str, ...]) -> Any:
+    """The same tree as ShapeDtypeStructs; takes no memory, whatever the model's size."""
+    return jax.eval_shape(lambda key: init_params(architecture, cfg, heads, key), jax.random.key(0))
+
+
+def num_params(architecture: Architecture, cfg: ModelConfig, heads: tuple[str, ...]) -> int:
+    """Trainable parameters, without the rows that pad the vocabulary."""
+    leaves = flatten(abstract_params(architecture, cfg, heads))
+    padded = {path for row in architecture.weights(cfg) if row.vocabulary for path in row.paths}
+    padding = cfg.padded_vocab_size - cfg.vocab_size
+    return sum(math.prod(x.shape) - (path in padded) * padding * math.prod(x.shape[1:]) for path, x in leaves.items())

@@ -1,0 +1,83 @@
+"""What is optimised: named terms with coefficients, a pure function of (model outputs, batch) that knows no model.
+
+Each optimised term is weighed by one feature of the batch. `prepare` divides those features by their global sums once, on the
+whole batch, before it is cut into micro-batches: then every term is a plain weighted sum, and neither accumulation, uneven
+masks, padded rows nor the mesh's shape can change the objective.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.types import Array, Batch, Mean, Outputs
+
+Terms = Callable[[Outputs, Batch], Mapping[str, Mean]]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """`terms(outputs, batch)` gives a Mean a name; `coefficients` says which are optimised, the rest are only reported.
+
+    `weights`: the batch features that weigh terms.
+    """
+
+    terms: Terms
+    coefficients: Mapping[str, float]
+    weights: tuple[str, ...]
+
+    def prepare(self, batch: Batch) -> dict[str, Array]:
+        """Divides each weight feature by its global sum (by 1 where that is 0)."""
+        totals = {name: jnp.sum(batch[name], dtype=jnp.float32) for name in self.weights}
+        return {**batch, **{name: batch[name] / jnp.where(t == 0, 1, t) for name, t in totals.items()}}
+
+    def loss(self, terms: Mapping[str, Mean]) -> Array:
+        """The scalar to differentiate: the coefficients times the totals (weights are normalised already)."""
+        return sum((c * terms[name].total for name, c in self.coefficients.items()), jnp.zeros(()))
+
+
+def token_terms(name: str) -> Terms:
+    """Cross-entropy (nats) of `targets` under `logits`, as term `name`, and accuracy as `name_accuracy`; weighed by `loss_weights`.
+
+    Shapes: targets int32, loss_weights float32, both [B, L] or, for masked tokens, [B, M].
+    """
+
+    def terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
+        statistics = outputs["logits"].statistics(batch["targets"])
+        weights = batch["loss_weights"]
+        return {
+            name: Mean.of(-statistics.target_log_probability, weights),
+            f"{name}_accuracy": Mean.of(jax.lax.stop_gradient(statistics.target_is_largest), weights),
+        }
+
+    return terms
+
+
+def next_sentence_terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
+    """BERT's next-sentence cross-entropy "nsp" and its accuracy: next_sentence_logits [B, 2] against next_sentence_labels int32 [B]
+    (0 = is next), weighed by example_weights [B]."""
+    log_p = jax.nn.log_softmax(outputs["next_sentence_logits"])
+    labels, weights = batch["next_sentence_labels"], batch["example_weights"]
+    right = jnp.argmax(log_p, -1) == labels
+    return {
+        "nsp": Mean.of(-jnp.take_along_axis(log_p, labels[:, None], 1)[:, 0], weights),
+        "nsp_accuracy": Mean.of(right, weights),
+    }
+
+
+def clm() -> Objective:
+    """Causal language modelling."""
+    return Objective(token_terms("clm"), {"clm": 1.0}, ("loss_weights",))
+
+
+def mlm(next_sentence: bool) -> Objective:
+    """Masked language modelling, with next-sentence prediction at equal weight if wanted (Devlin et al. 2019, section 3.1)."""
+    mlm_terms = token_terms("mlm")
+    if not next_sentence:
+        return Objective(mlm_terms, {"mlm": 1.0}, ("loss_weights",))
+    return Objective(
+        lambda outputs, batch: {**mlm_terms(outputs, batch), **next_sentence_terms(outputs, batch)},
+        {"mlm": 1.0, "nsp": 1.0},
+        ("loss_weights", "example_weights"),
+    )

@@ -1,0 +1,69 @@
+"""Every attention of every model, in one place.
+
+Letters: B batch, L query length, S key length, H heads, K head width.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.ops.dropout import dropout
+from lmjax.types import Array
+
+Implementation = Literal["xla", "cudnn"]
+
+
+def attention_mask(
+    segment_ids_BL: Array | None, key_segment_ids_BS: Array | None, causal: bool, length: int, key_length: int, offset: Array | int = 0
+) -> Array | None:
+    """Who may look at whom: bool [B or 1, 1, L, S], or None when everyone may look at everyone.
+
+    A query sees the keys of its own segment. Segment 0 is padding, so padding sees padding alone and real tokens never do.
+    With `causal` it sees no key after itself; `offset` is the position of the first query among the keys (a decoding cache).
+    """
+    mask = None
+    if segment_ids_BL is not None:
+        keys = segment_ids_BL if key_segment_ids_BS is None else key_segment_ids_BS
+        mask = (segment_ids_BL[:, :, None] == keys[:, None, :])[:, None]
+    if causal:
+        order = (jnp.arange(length)[:, None] + offset >= jnp.arange(key_length)[None, :])[None, None]
+        mask = order if mask is None else mask & order
+    return mask
+
+
+def attention(
+    q_BLHK: Array,
+    k_BSHK: Array,
+    v_BSHK: Array,
+    mask: Array | None = None,
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+    implementation: Implementation = "xla",
+) -> tuple[Array, Array]:
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1).
+
+    Args:
+      q_BLHK, k_BSHK, v_BSHK: queries, keys, values in the compute dtype.
+      mask: bool, broadcast to [B, H, L, S]; False hides a key.
+      dropout_key: drops attention probabilities at `dropout_rate` when given.
+      implementation: "xla" everywhere; "cudnn" is NVIDIA's fused kernel (16-bit inputs, no dropout, no probabilities).
+
+    Returns:
+      The mixed values [B, L, H, K] in the dtype of `q_BLHK`, and the probabilities float32 [B, H, L, S] before dropout
+      (None with "cudnn").
+    """
+    if implementation == "cudnn":
+        if dropout_key is not None and dropout_rate:
+            raise ValueError("cudnn attention has no dropout here; use implementation='xla' or attention_dropout=0")
+        return jax.nn.dot_product_attention(q_BLHK, k_BSHK, v_BSHK, mask=mask, implementation="cudnn"), None  # type: ignore[return-value]
+    scale = q_BLHK.shape[-1] ** -0.5
+    scores_BHLS = jnp.einsum("BLHK,BSHK->BHLS", q_BLHK, k_BSHK, preferred_element_type=jnp.float32) * scale
+    if mask is not None:
+        # A finite value: a row that may see nothing (padding before a decoding prompt) stays a number.
+        scores_BHLS = jnp.where(mask, scores_BHLS, -1e9)
+    probabilities_BHLS = jax.nn.softmax(scores_BHLS, axis=-1)
+    mixed_BHLS = dropout(probabilities_BHLS.astype(q_BLHK.dtype), dropout_rate, dropout_key)
+    out_BLHK = jnp.einsum("BHLS,BSHK->BLHK", mixed_BHLS, v_BSHK, preferred_element_type=jnp.float32)
+    return out_BLHK.astype(q_BLHK.dtype), probabilities_BHLS

@@ -1,0 +1,195 @@
+"""Logits over the vocabulary that are never written down whole.
+
+A language-model head returns `VocabLogits`: hidden states, the output table and a bias. `statistics` passes over them in
+blocks of the length axis, forwards and backwards, so that no float32 [batch, length, vocabulary] array exists.
+
+On a mesh the pass runs under `shard_map`: the table is gathered over `fsdp` once, before the loop; inside it only a block's
+statistics and its hidden gradient are summed over `tensor`; the table's gradient is accumulated in float32 on each device and
+summed over (data, fsdp) once, after the loop.
+
+Letters: B batch, L length (T: of one block), D width, V table rows (vocabulary padded up; extra rows have logit -inf).
+"""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from lmjax.parallel import BATCH_AXES, current_mesh
+from lmjax.types import Array
+
+BLOCK_BYTES = 64 * 2**20  # of one device's float32 logits; larger blocks do not run faster on the machines tried
+
+
+class TokenStatistics(NamedTuple):
+    """What one pass over the logits tells of each position; float32 [B, L] each. Logits are divided by the temperature first."""
+
+    target_log_probability: Array
+    log_normalizer: Array  # log sum exp
+    sum_logits: Array  # over the true vocabulary; label smoothing needs it
+    entropy: Array  # zeros unless asked for
+    target_is_largest: Array  # 1.0 where no logit exceeds the target's; carries no gradient
+
+
+class VocabLogits(struct.PyTreeNode):
+    """Logits `hidden @ table.T + bias` over `vocab_size` entries, not yet computed.
+
+    `hidden_BLD` in the compute dtype, `table_VD` float32 with V >= vocab_size rows, `bias_V` float32 or None.
+    """
+
+    hidden_BLD: Array
+    table_VD: Array
+    bias_V: Array | None
+    vocab_size: int = struct.field(pytree_node=False)
+
+    def dense(self) -> Array:
+        """All logits, float32 [B, L, vocab_size]."""
+        logits = _logits(self.hidden_BLD, self.table_VD.astype(self.hidden_BLD.dtype), self.bias_V)
+        return logits[..., : self.vocab_size]
+
+    def statistics(self, targets_BL: Array, *, temperature: float = 1.0, entropy: bool = False) -> TokenStatistics:
+        """One blocked pass, differentiable in every field but the last.
+
+        Args:
+          targets_BL: int32 ids below vocab_size.
+          temperature: divides the logits.
+          entropy: also compute the entropy of each position (one more pass over each block).
+        """
+        bias_V = jnp.zeros(self.table_VD.shape[:1], jnp.float32) if self.bias_V is None else self.bias_V
+        options = _Options(self.vocab_size, temperature, entropy)
+        return TokenStatistics(*_statistics(options, self.hidden_BLD, self.table_VD, bias_V, targets_BL))
+
+
+class _Options(NamedTuple):
+    vocab_size: int
+    temperature: float
+    entropy: bool
+
+
+def _logits(hidden_BTD: Array, table_VD: Array, bias_V: Array | None) -> Array:
+    logits = lax.dot_general(hidden_BTD, table_VD, (((2,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    return logits if bias_V is None else logits + bias_V[None, None]
+
+
+def _sum(x: Array, *axes: str) -> Array:
+    return x if current_mesh() is None else lax.psum(x, axes)
+
+
+def _columns(table_VD: Array) -> Array:
+    """The vocabulary ids of this device's rows, int32 [V]."""
+    rows = table_VD.shape[0]
+    first = 0 if current_mesh() is None else lax.axis_index("tensor") * rows
+    return first + jnp.arange(rows)
+
+
+def _scaled_logits(options: _Options, hidden_BTD: Array, table_VD: Array, bias_V: Array) -> Array:
+    logits = _logits(hidden_BTD, table_VD, bias_V) / options.temperature
+    return jnp.where((_columns(table_VD) < options.vocab_size)[None, None], logits, -jnp.inf)
+
+
+def _block_statistics(options: _Options, table_VD: Array, bias_V: Array, block: tuple[Array, Array]) -> tuple[Array, ...]:
+    hidden_BTD, targets_BT = block
+    logits = _scaled_logits(options, hidden_BTD, table_VD, bias_V)
+    real = (_columns(table_VD) < options.vocab_size)[None, None]
+    largest = jnp.max(logits, -1)
+    largest = largest if current_mesh() is None else lax.pmax(largest, "tensor")
+    exponentials = jnp.exp(logits - largest[..., None])
+    is_target = _columns(table_VD) == targets_BT[..., None]
+    sums = [jnp.sum(exponentials, -1), jnp.sum(jnp.where(is_target, logits, 0), -1), jnp.sum(jnp.where(real, logits, 0), -1)]
+    if options.entropy:
+        sums.append(jnp.sum(jnp.where(real, exponentials * logits, 0), -1))
+    normalizer, target, sum_logits, *rest = _sum(jnp.stack(sums), "tensor")
+    log_normalizer = jnp.log(normalizer) + largest
+    entropy = log_normalizer - rest[0] / normalizer if options.entropy else jnp.zeros_like(target)
+    return target - log_normalizer, log_normalizer, sum_logits, entropy, (target >= largest).astype(jnp.float32)
+
+
+def _block_gradient(
+    options: _Options, table_VD: Array, bias_V: Array, carry: tuple[Array, Array], block: tuple[Array, ...]
+) -> tuple[tuple[Array, Array], Array]:
+    dtable_VD, dbias_V = carry
+    hidden_BTD, targets_BT, log_normalizer, entropy, d_target, d_normalizer, d_sum, d_entropy = block
+    logits = _scaled_logits(options, hidden_BTD, table_VD, bias_V)
+    p = jnp.exp(logits - log_normalizer[..., None])
+    is_target = _columns(table_VD) == targets_BT[..., None]
+    # d target = 1[v = target] - p; d normalizer = p; d sum = 1; d entropy = -p (log p + entropy)
+    d = p * (d_normalizer - d_target)[..., None] + jnp.where(is_target, d_target[..., None], 0)
+    real = (_columns(table_VD) < options.vocab_size)[None, None]
+    d = d + jnp.where(real, d_sum[..., None], 0)
+    if options.entropy:
+        log_p = jnp.where(real, logits - log_normalizer[..., None], 0)
+        d = d - p * (log_p + entropy[..., None]) * d_entropy[..., None]
+    d = d / options.temperature
+    dbias_V = dbias_V + jnp.sum(d, (0, 1))
+    d = d.astype(hidden_BTD.dtype)
+    dhidden = lax.dot_general(d, table_VD, (((2,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    dtable_VD = dtable_VD + lax.dot_general(d, hidden_BTD, (((0, 1), (0, 1)), ((), ())), preferred_element_type=jnp.float32)
+    return (dtable_VD, dbias_V), _sum(dhidden, "tensor").astype(hidden_BTD.dtype)
+
+
+def _blocks(batch: int, length: int, rows: int) -> int:
+    """The fewest equal blocks of the length axis that each stay under BLOCK_BYTES (one block a position at worst)."""
+    wanted = math.ceil(batch * length * rows * 4 / BLOCK_BYTES)
+    return next(n for n in range(min(wanted, length), length + 1) if length % n == 0)
+
+
+def _cut(x_BL: Array, blocks: int) -> Array:
+    batch, length, *rest = x_BL.shape
+    return jnp.moveaxis(x_BL.reshape(batch, blocks, length // blocks, *rest), 1, 0)
+
+
+def _join(x_nBT: Array) -> Array:
+    x = jnp.moveaxis(x_nBT, 0, 1)
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
+
+
+def _forward_pass(options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array) -> tuple[Array, ...]:
+    blocks = _blocks(*targets_BL.shape, table_VD.shape[0])
+    table_VD = table_VD.astype(hidden_BLD.dtype)
+    one = partial(_block_statistics, options, table_VD, bias_V)
+    return tuple(_join(s) for s in lax.map(one, (_cut(hidden_BLD, blocks), _cut(targets_BL, blocks))))
+
+
+def _backward_pass(
+    options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array, *per_position: Array
+) -> tuple[Array, Array, Array]:
+    blocks = _blocks(*targets_BL.shape, table_VD.shape[0])
+    one = partial(_block_gradient, options, table_VD.astype(hidden_BLD.dtype), bias_V)
+    zeros = jnp.zeros(table_VD.shape, jnp.float32), jnp.zeros(bias_V.shape, jnp.float32)
+    (dtable, dbias), dhidden = lax.scan(one, zeros, tuple(_cut(x, blocks) for x in (hidden_BLD, targets_BL, *per_position)))
+    return _join(dhidden), _sum(dtable, *BATCH_AXES), _sum(dbias, *BATCH_AXES)
+
+
+_ROWS, _TABLE = P(BATCH_AXES), P("tensor")
+
+
+def _on_mesh(function, in_specs, out_specs):  # noqa: ANN001, ANN202
+    """`function` on each device's shards, or bare where there is no mesh."""
+    if current_mesh() is None:
+        return function
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _statistics(options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array) -> tuple[Array, ...]:
+    run = _on_mesh(partial(_forward_pass, options), (_ROWS, _TABLE, _TABLE, _ROWS), (_ROWS,) * 5)
+    return run(hidden_BLD, table_VD, bias_V, targets_BL)
+
+
+def _statistics_forward(options, hidden_BLD, table_VD, bias_V, targets_BL):  # noqa: ANN001, ANN202
+    out = _statistics(options, hidden_BLD, table_VD, bias_V, targets_BL)
+    return out, (hidden_BLD, table_VD, bias_V, targets_BL, out[1], out[3])
+
+
+def _statistics_backward(options, saved, cotangents):  # noqa: ANN001, ANN202
+    run = _on_mesh(partial(_backward_pass, options), (_ROWS, _TABLE, _TABLE, *(_ROWS,) * 7), (_ROWS, _TABLE, _TABLE))
+    dhidden, dtable, dbias = run(*saved, *cotangents[:4])
+    return dhidden, dtable, dbias, None
+
+
+_statistics.defvjp(_statistics_forward, _statistics_backward)

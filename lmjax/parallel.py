@@ -1,0 +1,133 @@
+"""One mesh for every run: axes `data`, `fsdp` and `tensor`, with the batch cut over the first two.
+
+Parameters are placed by rules that stand beside each model: pairs of a path regex and a PartitionSpec. A rule names the
+axes of one layer; a leaf under `layers/` carries a leading layer axis, which is never cut.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lmjax.errors import UserError
+from lmjax.types import Array
+
+BATCH_AXES = ("data", "fsdp")
+Rules = Sequence[tuple[str, P]]
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; -1 means the rest (at most one axis)."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over all devices (or the given ones). Raises UserError where the sizes do not multiply to their number."""
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [cfg.data, cfg.fsdp, cfg.tensor]
+    if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
+        raise UserError(f"mesh {tuple(sizes)}: sizes are positive, and at most one is -1 (the rest)")
+    known = math.prod(s for s in sizes if s > 0)
+    sizes = [len(devices) // known if s == -1 else s for s in sizes]
+    if math.prod(sizes) != len(devices):
+        raise UserError(f"mesh data={cfg.data} fsdp={cfg.fsdp} tensor={cfg.tensor} does not fit {len(devices)} devices")
+    # Auto: the default, Explicit, makes with_sharding_constraint an assertion, and Linen's layers pass no out_sharding.
+    return jax.make_mesh(tuple(sizes), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=devices)
+
+
+def current_mesh() -> Any | None:
+    """The mesh that `jax.set_mesh` put in force, or None. Works under tracing."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else mesh
+
+
+def constrain(x: Array, *axes: Any) -> Array:
+    """Pins the placement of an activation; does nothing without a mesh, so that models run bare."""
+    return x if current_mesh() is None else jax.lax.with_sharding_constraint(x, P(*axes))
+
+
+def path_of(key_path: Sequence[Any]) -> str:
+    """`layers/attention/query/kernel` for a path as `jax.tree_util` gives it."""
+    return jax.tree_util.keystr(tuple(key_path), simple=True, separator="/")
+
+
+def spec_for(rules: Rules, path: str) -> P:
+    """The PartitionSpec of the one rule whose regex matches the whole path. Raises UserError unless exactly one does."""
+    found = [spec for regex, spec in rules if re.fullmatch(regex, path)]
+    if len(found) != 1:
+        raise UserError(f"parameter {path} matches {len(found)} sharding rules; it must match exactly one")
+    return P(None, *found[0]) if path.startswith("layers/") else found[0]
+
+
+def shardings(rules: Rules, params: Any, mesh: Mesh) -> Any:
+    """A NamedSharding for each leaf of `params` (arrays or ShapeDtypeStructs).
+
+    Raises:
+      UserError: an unmatched parameter, or an axis that the mesh does not divide.
+    """
+
+    def place(key_path: Sequence[Any], leaf: Any) -> NamedSharding:
+        path = path_of(key_path)
+        spec = spec_for(rules, path)
+        for axis, names in enumerate(spec):
+            parts = math.prod(mesh.shape[n] for n in ([names] if isinstance(names, str) else names or ()))
+            if leaf.shape[axis] % parts:
+                raise UserError(
+                    f"{path}: axis {axis} of shape {leaf.shape} is not divisible by mesh axes {names} = {parts}; "
+                    "choose other mesh sizes"
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(place, params)
+
+
+def like_params(tree: Any, params: Any, param_shardings: Any, mesh: Mesh) -> Any:
+    """Shardings for optimizer state: a leaf whose path ends in a parameter's path, with its shape, lies as that parameter
+    does; every other leaf (counts, factored moments) is replicated."""
+    flat = jax.tree_util.tree_flatten_with_path(params)[0]
+    placed = {path_of(p): (x.shape, s) for (p, x), s in zip(flat, jax.tree.leaves(param_shardings), strict=True)}
+
+    def place(key_path: Sequence[Any], leaf: Any) -> NamedSharding:
+        parts = path_of(key_path).split("/")
+        for start in range(len(parts)):
+            shape, sharding = placed.get("/".join(parts[start:]), (None, None))
+            if sharding is not None and shape == leaf.shape:
+                return sharding
+        return NamedSharding(mesh, P())
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def batch_sharding(mesh: Mesh, micro_batched: bool = True) -> Callable[[Any], NamedSharding]:
+    """How a feature lies: rows over (data, fsdp), behind a leading micro-batch axis if `micro_batched`; scalars whole."""
+
+    def place(leaf: Any) -> NamedSharding:
+        if np.ndim(leaf) == 0:
+            return NamedSharding(mesh, P())
+        return NamedSharding(mesh, P(None, BATCH_AXES) if micro_batched else P(BATCH_AXES))
+
+    return place
+
+
+def global_batch(local: Mapping[str, np.ndarray], mesh: Mesh, micro_batched: bool = True) -> dict[str, Array]:
+    """Joins each process's rows into global arrays on the mesh."""
+    place = batch_sharding(mesh, micro_batched)
+    return {k: jax.make_array_from_process_local_data(place(v), v) for k, v in local.items()}
+
+
+def check_rows(rows: int, mesh: Mesh) -> None:
+    """Raises UserError unless the mesh divides a micro-batch of `rows` rows."""
+    parts = math.prod(mesh.shape[a] for a in BATCH_AXES)
+    if rows % parts:
+        mend = "change batch_size, micro_batches or mesh"
+        raise UserError(f"a micro-batch of {rows} rows is not divisible by data x fsdp = {parts}; {mend}")

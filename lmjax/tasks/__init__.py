@@ -1,0 +1,17 @@
+"""The tasks. A new one is a file here and a line in TASKS."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lmjax.tasks import pretraining
+from lmjax.tasks.task import Task, TaskConfig
+
+TASKS: dict[type[TaskConfig], Callable[[Any], Task]] = {
+    pretraining.MlmConfig: pretraining.mlm,
+    pretraining.ClmConfig: pretraining.clm,
+}
+
+
+def make_task(cfg: TaskConfig) -> Task:
+    """The task that a config describes."""
+    return TASKS[type(cfg)](cfg)

@@ -1,0 +1,135 @@
+"""Optimizers and learning rates. optax does the work; here is what it lacks, and the choice by config.
+
+An optimizer maps gradients to a direction that is not yet multiplied by the learning rate; the train step does that. So the
+rate is one pure function of the run's position, in steps or in tokens, and is logged as it was used.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lmjax.parallel import path_of
+from lmjax.types import Array
+
+Schedule = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer and its schedule.
+
+    `no_decay`: regex on parameter paths; those that match anywhere are not decayed (BERT's rule by default: biases and
+    LayerNorms; "" decays everything, as RoBERTa does). `unit`: what `warmup` and `total` count; `total` 0 means the whole run.
+    `decay` "linear" and "cosine" end at `end_factor` times the peak.
+    """
+
+    optimizer: Literal["adamw", "bert_adam", "lamb", "adafactor"] = "adamw"
+    peak_lr: float = 1e-4
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    no_decay: str = r"(bias|scale)$"
+    clip_norm: float = 1.0
+    decay: Literal["linear", "linear_from_zero", "cosine", "inverse_sqrt", "constant"] = "linear"
+    warmup: int = 0
+    total: int = 0
+    end_factor: float = 0.0
+    unit: Literal["steps", "tokens"] = "steps"
+
+
+def make_schedule(cfg: OptimConfig, whole_run: int) -> Schedule:
+    """The learning rate as a function of the position (steps or tokens before this step), float32 scalar to float32 scalar.
+
+    "linear_from_zero" is BERT's: the decay line starts at position 0, so the rate drops at the end of the warm-up
+    (google-research/bert, optimization.py). "inverse_sqrt" is flat at the peak until `warmup` ends (Vaswani et al. 2017, eq. 3).
+    """
+    total = cfg.total or whole_run
+    warmup = max(cfg.warmup, 1)
+
+    def schedule(position: Array) -> Array:
+        done = jnp.clip((position - cfg.warmup) / max(total - cfg.warmup, 1), 0, 1)
+        falling = {
+            "linear": lambda: 1 - (1 - cfg.end_factor) * done,
+            "linear_from_zero": lambda: 1 - (1 - cfg.end_factor) * jnp.clip(position / total, 0, 1),
+            "cosine": lambda: cfg.end_factor + (1 - cfg.end_factor) * 0.5 * (1 + jnp.cos(jnp.pi * done)),
+            "inverse_sqrt": lambda: jax.lax.rsqrt(jnp.maximum(position, warmup) / warmup),
+            "constant": lambda: jnp.ones(()),
+        }[cfg.decay]()
+        rising = (position + (1 if cfg.unit == "steps" else 0)) / warmup
+        return cfg.peak_lr * jnp.where(position < cfg.warmup, rising, falling)
+
+    return schedule
+
+
+class _BertAdamState(NamedTuple):
+    mu: Any
+    nu: Any
+
+
+def scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam without bias correction, as BERT was trained (google-research/bert, optimization.py); optax always corrects."""
+
+    def init(params: Any) -> _BertAdamState:
+        return _BertAdamState(optax.tree.zeros_like(params), optax.tree.zeros_like(params))
+
+    def update(updates: Any, state: _BertAdamState, params: Any = None) -> tuple[Any, _BertAdamState]:
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment(updates, state.nu, b2, 2)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu), _BertAdamState(mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def per_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx` on each layer of the stacked parameters (those under "layers") as if it stood alone, and on the others as they are.
+
+    For optimizers with arithmetic over a whole tensor (LAMB's trust ratio, Adafactor's root mean squares).
+    """
+    stacked = optax.GradientTransformation(jax.vmap(tx.init), jax.vmap(tx.update))
+
+    def labels(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda p, _: "stacked" if path_of(p).startswith("layers/") else "single", params
+        )
+
+    return optax.partition({"stacked": stacked, "single": tx}, labels)
+
+
+def decay_mask(no_decay: str) -> Callable[[Any], Any]:
+    """Parameters to a tree of bools: True where `no_decay` matches nowhere in the path."""
+
+    def mask(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda p, _: not (no_decay and re.search(no_decay, path_of(p))), params)
+
+    return mask
+
+
+def make_optimizer(cfg: OptimConfig) -> optax.GradientTransformation:
+    """Gradients -> direction: clipping by global norm (0 = none), the optimizer's scaling, decoupled weight decay.
+
+    The new parameters are `params - learning_rate * direction`.
+    """
+    decay = (
+        optax.add_decayed_weights(cfg.weight_decay, decay_mask(cfg.no_decay)) if cfg.weight_decay else optax.identity()
+    )
+    adam = optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
+    scaling = {
+        "adamw": lambda: [adam, decay],
+        "bert_adam": lambda: [scale_by_bert_adam(cfg.b1, cfg.b2, cfg.eps), decay],
+        "lamb": lambda: [adam, decay, per_layer(optax.scale_by_trust_ratio())],
+        "adafactor": lambda: [
+            per_layer(
+                optax.chain(
+                    optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), optax.scale_by_param_block_rms()
+                )
+            ),
+            decay,
+        ],
+    }[cfg.optimizer]()
+    return optax.chain(*([optax.clip_by_global_norm(cfg.clip_norm)] if cfg.clip_norm else []), *scaling)
