@@ -1,0 +1,15 @@
+"""lmjax: pretraining, fine-tuning and alignment of language models in JAX."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import os
+
+    from lmjax.interop import LanguageModel
+
+
+def load(path: "str | os.PathLike[str]") -> "LanguageModel":
+    """A model ready for use, from a run, RUN/best, a checkpoint or a Hugging Face directory (`lmjax.interop.load`)."""
+    from lmjax import interop  # seconds, and `import lmjax` is quick
+
+    return interop.load(path)

@@ -1,7 +1,7 @@
 """Configs are frozen dataclasses: to JSON and back, overridden on the command line, compared by meaning.
 
-A dataclass is stored as its class name and its fields. Nothing is executed by reading one: the class must be the field's
-declared type or one of its subclasses.
+A dataclass is stored as its class name and its fields. Nothing is executed by reading one: the class must be the
+field's declared type or one of its subclasses.
 """
 
 import dataclasses
@@ -127,7 +127,8 @@ def load_config(path: str, declared: type[T]) -> T:
     if not file.is_file():
         raise UserError(f"no config file {path}; the ready ones are under configs/")
     spec = importlib.util.spec_from_file_location(f"lmjax_config_{file.stem}", file)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not callable(getattr(module, "config", None)):

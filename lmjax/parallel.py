@@ -6,6 +6,7 @@ axes of one layer; a leaf under `layers/` carries a leading layer axis, which is
 
 import math
 import re
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,18 @@ from lmjax.types import Array
 
 BATCH_AXES = ("data", "fsdp")
 Rules = Sequence[tuple[str, P]]
+
+
+def initialize_distributed() -> None:
+    """Joins the processes of a cluster that JAX detects (TPU pods, SLURM, Kubernetes, Open MPI), or makes this process a
+    cluster of one: notices of preemption need that. For entry points, first thing; never for library code."""
+    try:
+        jax.distributed.initialize()
+    except ValueError:  # no cluster found
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=1, process_id=0)
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ def path_of(key_path: Sequence[Any]) -> str:
 
 
 def spec_for(rules: Rules, path: str) -> P:
-    """The PartitionSpec of the one rule whose regex matches the whole path. Raises UserError unless exactly one does."""
+    """The PartitionSpec of the one rule whose regex matches the whole path. Raises UserError unless just one does."""
     found = [spec for regex, spec in rules if re.fullmatch(regex, path)]
     if len(found) != 1:
         raise UserError(f"parameter {path} matches {len(found)} sharding rules; it must match exactly one")
@@ -92,8 +105,8 @@ def shardings(rules: Rules, params: Any, mesh: Mesh) -> Any:
 
 
 def like_params(tree: Any, params: Any, param_shardings: Any, mesh: Mesh) -> Any:
-    """Shardings for optimizer state: a leaf whose path ends in a parameter's path, with its shape, lies as that parameter
-    does; every other leaf (counts, factored moments) is replicated."""
+    """Shardings for optimizer state: a leaf whose path ends in a parameter's path, with its shape, lies as that
+    parameter does; every other leaf (counts, factored moments) is replicated."""
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
     placed = {path_of(p): (x.shape, s) for (p, x), s in zip(flat, jax.tree.leaves(param_shardings), strict=True)}
 
@@ -109,7 +122,7 @@ def like_params(tree: Any, params: Any, param_shardings: Any, mesh: Mesh) -> Any
 
 
 def batch_sharding(mesh: Mesh, micro_batched: bool = True) -> Callable[[Any], NamedSharding]:
-    """How a feature lies: rows over (data, fsdp), behind a leading micro-batch axis if `micro_batched`; scalars whole."""
+    """How a feature lies: rows over (data, fsdp), behind a micro-batch axis if `micro_batched`; scalars whole."""
 
     def place(leaf: Any) -> NamedSharding:
         if np.ndim(leaf) == 0:

@@ -1,4 +1,4 @@
-"""What every test stands on: eight fake CPU devices, one compilation cache, the real data and the other implementations.
+"""What every test stands on: eight fake CPU devices, one compilation cache, the real data, other implementations.
 
 JAX and TensorFlow read the environment when they are imported, and the processes that tests start inherit it.
 """
@@ -25,7 +25,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
-    """`shared_data("tokenizers/gpt2-vocab.bpe")` is that file or folder of the real data; the test is skipped without it."""
+    """`shared_data("tokenizers/gpt2-vocab.bpe")`: that file or folder of the real data. Skips the test without it."""
     folder = Path(os.environ.get("LMJAX_DATA", ROOT.parent / "shared" / "data"))
 
     def find(relative: str) -> Path:
@@ -47,9 +47,9 @@ def peers() -> Path:
 
 @pytest.fixture(scope="session")
 def run_peer(peers: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, np.ndarray]]:
-    """`run_peer(script, arrays, *arguments)` runs `script IN.npz OUT.npz *arguments` among the peers: the arrays it wrote.
+    """`run_peer(script, arrays, *arguments)`: the arrays that a script among the peers makes of the given ones.
 
-    `arrays` maps names to arrays. A script that fails fails the test with its stderr.
+    It is run as `script IN.npz OUT.npz *arguments`; where it fails, the test fails with its stderr.
     """
 
     def run(script: Path, arrays: Mapping[str, np.ndarray], *arguments: str) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Every page keeps its word: python blocks of README.md and docs/ are executed, top to bottom, in one namespace a page.
 
-A bash block is executed where it is marked ```bash run. The working directory is a copy of none but the pages' inputs:
-links to configs/ and the entry scripts, in an empty folder.
+A bash block is executed where it is marked ```bash run. A page works in an empty folder, with links to configs/ and to
+the entry scripts.
 """
 
 import os
@@ -47,13 +47,18 @@ def test_blocks_of_the_page_run(page, workplace):
 
 
 def test_blocks_share_a_namespace_and_a_folder(workplace):
-    execute("```bash run\necho 2 > two\n```\n\n```python\nx = int(open('two').read())\n```\n\n```python\nassert x == 2\n```\n", "page")
+    page = [
+        "```bash run\necho 2 > two\n```\n",
+        "```python\nfrom pathlib import Path\n\ntwo = Path('two').read_text()\n```\n",
+        "```python\nassert two == '2\\n'\n```\n",
+    ]
+    execute("text\n".join(page), "page")
 
 
 def test_an_error_names_the_line_of_the_page(workplace):
     with pytest.raises(ZeroDivisionError) as error:
         execute("# title\n\n```python\nx = 0\n1 / x\n```\n", "page.md")
-    assert (error.traceback[-1].path.name, error.traceback[-1].lineno + 1) == ("page.md", 5)
+    assert (error.traceback[-1].path, error.traceback[-1].lineno + 1) == ("page.md", 5)
 
 
 def test_a_failing_command_fails_the_page(workplace):

@@ -1,8 +1,8 @@
-"""The embedded corpus: API docstrings of installed packages and Python's manual topics; real technical English, offline.
+"""The embedded corpus: API docstrings of installed packages and Python's manual topics; real English, offline.
 
-Files are found by package metadata and read by `ast`; nothing is imported. A docstring or a line that was seen anywhere
-before is dropped (lines compared without their whitespace), so no two documents share a line however they are split.
-Tests are left out: their docstrings describe no API. About 19 MB with the packages that lmjax installs.
+Files are found by package metadata and read by `ast`; nothing is imported. A line that was seen anywhere before is
+dropped (compared without its whitespace), so no two documents share a line, whichever are held out. Tests are left out:
+their docstrings describe no API. 19 MB in 5,800 documents with the packages that lmjax installs.
 """
 
 import ast
@@ -11,15 +11,15 @@ import hashlib
 import platform
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-# What a plain installation of lmjax brings along, development tools excepted; packages that are absent are passed over.
+# What a plain installation of lmjax brings along, development tools excepted. Those that are absent are passed over.
 PACKAGES = (
-    *("absl-py", "attrs", "etils", "filelock", "flax", "fonttools", "fsspec", "grpcio", "h5py", "huggingface_hub", "jax"),
-    *("jaxlib", "keras", "markdown-it-py", "matplotlib", "numpy", "opt_einsum", "optax", "optree", "orbax-checkpoint"),
-    *("packaging", "pillow", "prometheus_client", "protobuf", "psutil", "pyarrow", "Pygments", "pyparsing"),
+    *("absl-py", "attrs", "etils", "filelock", "flax", "fonttools", "fsspec", "grpcio", "h5py", "huggingface_hub"),
+    *("jax", "jaxlib", "keras", "markdown-it-py", "matplotlib", "numpy", "opt_einsum", "optax", "optree"),
+    *("orbax-checkpoint", "packaging", "pillow", "prometheus_client", "protobuf", "psutil", "pyarrow", "pyparsing"),
     *("python-dateutil", "requests", "rich", "scipy", "simple-parsing", "tensorboardX", "tensorflow", "tensorflow-cpu"),
     *("tensorflow-datasets", "tqdm", "treescope", "typing_extensions", "tyro", "urllib3", "wrapt"),
 )
@@ -51,11 +51,17 @@ def fingerprint() -> str:
 
 @functools.cache
 def documents() -> tuple[tuple[str, str, str], ...]:
-    """(id, group, text) for each module and manual topic: id `numpy/linalg/_linalg.py`, group `numpy/linalg`, the Python
-    package. In a fixed order. The first call takes half a minute; the result, 20 MB, is kept for the process."""
+    """(id, group, text) for each manual topic and module, in a fixed order: id `numpy/linalg/_linalg.py`, group the
+    Python package, `numpy/linalg`. The first call takes half a minute; the result is kept for the process."""
+    return tuple(deduplicated(_modules()))
+
+
+def deduplicated(modules: Iterable[tuple[str, str, list[str]]]) -> Iterator[tuple[str, str, str]]:
+    """(id, group, docstrings) as (id, group, text), each line only where it stands first; empty texts are dropped."""
     seen: set[str] = set()
-    texts = ((id_, group, "\n\n".join(filter(None, (unseen(d, seen) for d in docs)))) for id_, group, docs in _modules())
-    return tuple((id_, group, text) for id_, group, text in texts if text)
+    for id_, group, docs in modules:
+        if text := "\n\n".join(filter(None, (unseen(doc, seen) for doc in docs))):
+            yield id_, group, text
 
 
 def unseen(docstring: str, seen: set[str]) -> str:
@@ -107,8 +113,8 @@ def _files() -> list[metadata.PackagePath]:
 
 
 def _is_api(file: metadata.PackagePath) -> bool:
-    test = file.name.startswith("test_") or file.name.endswith("_test.py") or {"test", "tests", "testing"} & {*file.parts}
-    return file.suffix == ".py" and not test and ".." not in file.parts
+    tests = file.name.startswith("test_") or file.name.endswith("_test.py") or {"test", "tests"} & {*file.parts}
+    return file.suffix == ".py" and not tests and ".." not in file.parts
 
 
 def _topics_file() -> Path:

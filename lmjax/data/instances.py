@@ -1,4 +1,4 @@
-"""Instances are index tables over a store: which tokens make up each training row. Tokens are only read when a row is."""
+"""Instances are index tables over a store: which tokens make up each training row. Tokens are read when a row is."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ class Windows(InstanceConfig):
     """
 
     def tables(self, split: Split, tokenizer: Tokenizer, seed: int) -> Iterator[Columns]:
-        yield {"start": np.arange((len_of(split.tokens) - 1) // self.length, dtype=np.int64) * self.length}
+        yield {"start": np.arange((split.tokens.shape[0] - 1) // self.length, dtype=np.int64) * self.length}
 
     def gather(self, split: Split, tokenizer: Tokenizer, columns: Columns) -> dict[str, np.ndarray]:
         index = columns["start"][:, None] + np.arange(self.length + 1)
@@ -59,8 +59,8 @@ class Windows(InstanceConfig):
 class SentencePairs(InstanceConfig):
     """BERT's [CLS] A [SEP] B [SEP], by its own sequential builder (create_pretraining_data.py), one table a duplicate.
 
-    `short_fraction`: share of documents cut to a random shorter length. Without `next_sentence`, B always follows A, and is
-    empty, with its [SEP], where a chunk is one sentence.
+    `short_fraction`: share of documents cut to a random shorter length. Without `next_sentence`, B always follows A; it
+    is left out, with its [SEP], where a chunk is one sentence.
     Features, int32: tokens, token_type_ids (0 up to the first [SEP], then 1), segment_ids (1 real, 0 padding) and flags
     (uint8, see `store`; special tokens 0) [n, length]; next_sentence_labels [n] (0 = B follows A, 1 = B is random).
     """
@@ -73,14 +73,21 @@ class SentencePairs(InstanceConfig):
         return replace(self, duplicates=1)
 
     def tables(self, split: Split, tokenizer: Tokenizer, seed: int) -> Iterator[Columns]:
-        if None in (tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id):
-            raise UserError("sentence pairs need a tokenizer with [CLS], [SEP] and [PAD]; choose a WordPiece tokenizer")
+        _special_ids(tokenizer)
         if self.length < 5 or self.duplicates < 1:
-            raise UserError(f"sentence pairs: length {self.length} must be at least 5, and duplicates {self.duplicates} at least 1")
+            raise UserError(
+                f"sentence pairs: length {self.length} must be at least 5, and duplicates {self.duplicates} at least 1"
+            )
         starts, documents = np.asarray(split.sentence_starts[:]), np.asarray(split.document_starts[:])
         for duplicate in range(self.duplicates):
             pairs = sentence_pairs(starts, documents, self, random.Random(f"{seed} {duplicate}"))
-            names = {"a_start": np.int64, "a_length": np.int32, "b_start": np.int64, "b_length": np.int32, "random": np.uint8}
+            names = {
+                "a_start": np.int64,
+                "a_length": np.int32,
+                "b_start": np.int64,
+                "b_length": np.int32,
+                "random": np.uint8,
+            }
             rows = np.fromiter((v for pair in pairs for v in pair), np.int64).reshape(-1, len(names))
             yield {name: rows[:, i].astype(dtype) for i, (name, dtype) in enumerate(names.items())}
 
@@ -93,8 +100,9 @@ class SentencePairs(InstanceConfig):
         in_b = (position >= b_begins) & (position < b_begins + b_length)
         index = np.where(in_a, columns["a_start"][:, None] - 1, columns["b_start"][:, None] - b_begins) + position
         index = np.where(in_a | in_b, index, 0)
-        special = np.where(position < end, tokenizer.sep_id, tokenizer.pad_id)
-        special[:, 0] = tokenizer.cls_id
+        pad, cls, sep = _special_ids(tokenizer)
+        special = np.where(position < end, sep, pad)
+        special[:, 0] = cls
         return {
             "tokens": np.where(in_a | in_b, np.asarray(split.tokens[index]), special).astype(np.int32),
             "flags": np.where(in_a | in_b, np.asarray(split.flags[index]), 0).astype(np.uint8),
@@ -104,10 +112,17 @@ class SentencePairs(InstanceConfig):
         }
 
 
+def _special_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
+    pad, cls, sep = tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id
+    if pad is None or cls is None or sep is None:
+        raise UserError("sentence pairs need a tokenizer with [CLS], [SEP] and [PAD]; choose a WordPiece tokenizer")
+    return pad, cls, sep
+
+
 def sentence_pairs(
     starts: np.ndarray, documents: np.ndarray, cfg: SentencePairs, rng: random.Random
 ) -> Iterator[tuple[int, int, int, int, bool]]:
-    """One pass of BERT's builder over all documents: a_start, a_length, b_start, b_length (tokens), whether B is random.
+    """One pass of BERT's builder over all documents: a_start, a_length, b_start, b_length (tokens), is B random?
 
     Args:
       starts: int64 [sentences + 1], the token at which each sentence begins, and the end.
@@ -188,8 +203,8 @@ def build_table(cfg: InstanceConfig, store: Store, split: str, seed: int) -> Non
         return
     if (tokens := store.meta["counts"][split]["tokens"]) <= cfg.length:
         raise UserError(
-            f"{store.directory}: the {split} side has {tokens} tokens, fewer than one sequence of length {cfg.length} needs; "
-            "give it more text (or more of it held out), or a shorter length"
+            f"{store.directory}: the {split} side has {tokens} tokens, fewer than one sequence of length {cfg.length} "
+            "needs; give it more text (or more of it held out), or a shorter length"
         )
     cfg = cfg.once() if split == "heldout" else cfg
     passes = cfg.tables(store.split(split), store.tokenizer, seed)
@@ -197,10 +212,14 @@ def build_table(cfg: InstanceConfig, store: Store, split: str, seed: int) -> Non
         writers: dict[str, ArrayWriter] = {}
         rows = []
         passes = cfg.tables(store.split(split), store.tokenizer, seed)
-        for columns in tqdm(passes, f"{type(cfg).__name__} {cfg.length} {split}", getattr(cfg, "duplicates", 1), unit=" pass"):
+        for columns in tqdm(
+            passes, f"{type(cfg).__name__} {cfg.length} {split}", getattr(cfg, "duplicates", 1), unit=" pass"
+        ):
             for name, column in columns.items():
-                writers.setdefault(name, ArrayWriter(building / name, column.dtype)).append(column)
-            rows.append(len(column))
+                if name not in writers:
+                    writers[name] = ArrayWriter(building / name, column.dtype)
+                writers[name].append(column)
+            rows.append(len(next(iter(columns.values()))))
         for writer in writers.values():
             writer.close()
         write_array(building / "pass_ends", np.cumsum(rows))
@@ -214,10 +233,6 @@ def open_table(cfg: InstanceConfig, store: Store, split: str, seed: int) -> Tabl
     columns = {path.name: open_array(path) for path in directory.iterdir()}
     pass_ends = np.asarray(columns.pop("pass_ends")[:])
     return Table(cfg, store.split(split), store.tokenizer, columns, pass_ends)
-
-
-def len_of(array: Any) -> int:
-    return int(array.shape[0])
 
 
 def _directory(cfg: InstanceConfig, store: Store, split: str, seed: int) -> epath.Path:

@@ -11,12 +11,12 @@ from lmjax.data.tf import tensorflow
 from lmjax.errors import UserError
 
 INSIDE = {"word": WORD_INSIDE, "phrase": PHRASE_INSIDE, "entity": ENTITY_INSIDE}
-ORDER, FATE, WORD = 1, 2, 3  # what a random number decides
+ORDER, FATE, WORD, PASS, MIXTURE = range(1, 6)  # what a random number decides
 
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """BERT's rates. `mask` and `random` are the shares of chosen tokens that become [MASK] or a random word; the rest stay.
+    """BERT's rates. `mask` and `random`: shares of chosen tokens that become [MASK] or a random word; the rest stay.
 
     `max_predictions` caps the tokens chosen in a row. `dynamic`: each pass over the data draws new masks.
     """
@@ -30,7 +30,9 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1 or min(self.mask, self.random) < 0 or self.mask + self.random > 1:
-            raise UserError(f"masking: rate {self.rate}, mask {self.mask} and random {self.random} are shares of 1, mask + random at most 1")
+            raise UserError(
+                f"masking: rate {self.rate}, mask {self.mask} random {self.random} are shares, mask + random at most 1"
+            )
         if self.max_predictions < 1:
             raise UserError(f"masking: max_predictions {self.max_predictions} must be at least 1")
 
@@ -44,7 +46,7 @@ class RowKeys(NamedTuple):
 
 
 def random_bits(keys: RowKeys, counters: Any, purpose: int) -> Any:
-    """Uniform uint32 numbers in the shape of `counters` (integers [N, K] or [1, K]): a counter hash, so that rows may be
+    """Uniform uint32 numbers [N, K] for `counters` (integers [N, K] or [1, K]): a counter hash, so that rows may be
     drawn in any order and by any process. Two counters of one row never share a number."""
     tf = tensorflow()
     row = tf.fill(tf.shape(keys.row), tf.constant(purpose, tf.uint32))
@@ -53,15 +55,17 @@ def random_bits(keys: RowKeys, counters: Any, purpose: int) -> Any:
     return _mix(row[:, None] ^ _mix(tf.cast(counters, tf.uint32)))
 
 
-def mask_tokens(features: dict[str, Any], keys: RowKeys, cfg: MaskingConfig, mask_id: int, vocab_size: int) -> dict[str, Any]:
+def mask_tokens(
+    features: dict[str, Any], keys: RowKeys, cfg: MaskingConfig, mask_id: int, vocab_size: int
+) -> dict[str, Any]:
     """Chooses tokens by BERT's rule (create_pretraining_data.py, create_masked_lm_predictions) and hides them.
 
-    A row of n tokens, special ones included, gets min(max_predictions, max(1, round(rate n))) predictions: units are taken
-    in random order, and a unit that would overshoot is passed over. Each token of a unit draws its own fate; a random word
-    comes from the whole vocabulary.
+    A row of n tokens, special ones included, gets min(max_predictions, max(1, round(rate n))) predictions: units are
+    taken in random order, and a unit that would overshoot is passed over. Each token of a unit draws its own fate; a
+    random word comes from the whole vocabulary.
 
     Args:
-      features: tokens int32 [N, L], flags [N, L] (0 = never masked), segment_ids int32 [N, L] (0 = padding), and others.
+      features: tokens int32 [N, L], flags [N, L] (0 = never masked), segment_ids int32 [N, L] (0 = padding), others.
     Returns:
       The features without flags, tokens masked, and mlm_positions int32 [N, M] (growing; 0 where unused), targets int32
       [N, M] (the original tokens) and loss_weights float32 [N, M] (0 where unused), M = min(max_predictions, L).
@@ -138,7 +142,9 @@ def _fill(order: Any, predictions: Any) -> Any:
         return taken | takes, fits & ~takes & (sizes <= left[:, None]), left
 
     fits = (order >= 0) & (sizes <= predictions[:, None])
-    return tf.while_loop(lambda taken, fits, left: tf.reduce_any(fits), step, [tf.zeros_like(fits), fits, predictions])[0]
+    return tf.while_loop(lambda taken, fits, left: tf.reduce_any(fits), step, [tf.zeros_like(fits), fits, predictions])[
+        0
+    ]
 
 
 def _predictions(segment_ids: Any, cfg: MaskingConfig) -> Any:

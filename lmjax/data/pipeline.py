@@ -1,7 +1,7 @@
 """Batches as a pure function of (seed, step): any process count, restart point and thread count give the same rows.
 
-step -> numbers of its rows in an endless stream -> source, pass and shuffled row of each -> this process's rows gathered
-from the stores -> the task's transform (masking), in one tf.data graph over whole batches.
+step -> numbers of its rows in an endless stream -> source, pass and shuffled row of each -> this process's rows
+gathered from the stores -> the task's transform (masking), in one tf.data graph over whole batches.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lmjax.data.instances import Table
-from lmjax.data.masking import RowKeys
+from lmjax.data.masking import MIXTURE, PASS, RowKeys, random_bits
 from lmjax.data.schedule import Schedule, Stage
 from lmjax.data.tf import tensorflow
 from lmjax.errors import UserError
@@ -44,9 +44,9 @@ def batches(
     """Steps first_step..last_step - 1 and this process's share of their batches; one stream for each stage.
 
     Every feature is [A, b, ...]: A micro-batches of b rows, this process's part of a micro-batch; the processes' parts
-    joined along axis 1 are the batch. Beyond the step's real rows every `*_weights` feature is 0. Besides the transform's
-    features: `example_weights` float32 [A, b], 1 for real rows; `micro_batches` int32, how many hold real rows;
-    `tokens_seen` float32, tokens of all earlier steps.
+    joined along axis 1 are the batch. Beyond the step's real rows every `*_weights` feature is 0. Besides the
+    transform's features: `example_weights` float32 [A, b], 1 for real rows; `micro_batches` int32, how many hold real
+    rows; `tokens_seen` float32, tokens of all earlier steps.
 
     Raises:
       UserError: a micro-batch that the processes do not divide; fewer rows than one batch.
@@ -58,7 +58,9 @@ def batches(
         share = _share(stage.micro_batch, process_count)
         rows = np.arange(stage.batch_size).reshape(stage.micro_batches, process_count, share)[:, process_index].ravel()
         for step, features in zip(steps, _stage(streams[index], stage, schedule, steps, rows, seed), strict=True):
-            shaped = {k: v.reshape(stage.micro_batches, share, *v.shape[1:]) for k, v in features.items()}
+            shaped: dict[str, Any] = {
+                k: v.reshape(stage.micro_batches, share, *v.shape[1:]) for k, v in features.items()
+            }
             shaped["micro_batches"] = np.int32(schedule.rows(step) // stage.micro_batch)
             shaped["tokens_seen"] = np.float32(schedule.tokens_before(step))
             yield step, shaped
@@ -97,20 +99,24 @@ def batch_digest(features: Mapping[str, np.ndarray]) -> str:
 
 
 def mixture_counts(weights: Sequence[float]) -> np.ndarray:
-    """Rows of each source in a period, int64 [sources]: shares by the largest remainder. Raises UserError for a share of 0."""
+    """Rows of each source in a period, int64 [sources]: shares by the largest remainder.
+
+    Raises:
+      UserError: a source that makes up less than one row of a period.
+    """
+    if min(weights) <= 0 or min(weights) * PERIOD < sum(weights):
+        raise UserError(f"data weights {tuple(weights)}: each source must make up at least 1/{PERIOD} of the mixture")
     exact = np.asarray(weights, np.float64) / sum(weights) * PERIOD
     counts = np.floor(exact).astype(np.int64)
     counts[np.argsort(counts - exact, kind="stable")[: PERIOD - counts.sum()]] += 1
-    if min(weights) <= 0 or counts.min() == 0:
-        raise UserError(f"data weights {tuple(weights)}: each source must make up at least 1/{PERIOD} of the mixture")
     return counts
 
 
 def locate(tables: Sequence[Table], weights: Sequence[float], seed: int) -> Callable[[Any], tuple[Any, Any]]:
     """A function from rows of the stream, int64 [n], to (row, pass), int64 [n] each.
 
-    `row` counts through the tables laid end to end. Each source's passes are shuffled by themselves, without replacement; a
-    table of several passes (duplicates) is gone through in their order, then anew.
+    `row` counts through the tables laid end to end. Each pass over a source is shuffled by itself, without replacement;
+    a table of several passes (duplicates) is gone through in their order, then anew.
     """
     tf = tensorflow()
     begins = np.cumsum([0, *(table.pass_ends[-1] for table in tables)])
@@ -121,15 +127,17 @@ def locate(tables: Sequence[Table], weights: Sequence[float], seed: int) -> Call
     counts = mixture_counts(weights)
     slot_ends = np.cumsum(counts)
 
-    def shuffle(index: Any, size: Any, *keys: Any) -> Any:
-        keys = tf.stack([tf.broadcast_to(tf.cast(key, tf.int64), tf.shape(index)) for key in (seed, *keys)], axis=1)
-        return tf.raw_ops.RandomIndexShuffle(index=index, seed=keys, max_index=size - 1, rounds=4)
+    def shuffle(index: Any, size: Any, number: Any, source: Any, purpose: int) -> Any:
+        keys = RowKeys(tf.fill(tf.shape(index), np.int64(seed)), number, source)
+        # Hashed, as the op's cipher leaves a third of the rows in place under a key of zeros.
+        key = random_bits(keys, tf.range(3)[None], purpose)
+        return tf.raw_ops.RandomIndexShuffle(index=index, seed=key, max_index=size - 1, rounds=4)
 
     def of_source(row: Any) -> tuple[Any, Any]:
         if len(tables) == 1:
             return tf.zeros_like(row), row
         block = row // PERIOD
-        slot = shuffle(row % PERIOD, tf.fill(tf.shape(row), np.int64(PERIOD)), block, len(tables))
+        slot = shuffle(row % PERIOD, tf.fill(tf.shape(row), np.int64(PERIOD)), block, tf.zeros_like(row), MIXTURE)
         source = tf.searchsorted(slot_ends, slot, side="right", out_type=tf.int64)
         return source, block * tf.gather(counts, source) + slot - tf.gather(slot_ends - counts, source)
 
@@ -141,7 +149,8 @@ def locate(tables: Sequence[Table], weights: Sequence[float], seed: int) -> Call
         part_begin = tf.gather(pass_begins, part)
         data_pass = index // cycle * tf.gather(passes, source) + part - tf.gather(first_pass, source)
         within = begin + index % cycle - part_begin
-        return part_begin + shuffle(within, tf.gather(pass_ends, part) - part_begin, data_pass, source), data_pass
+        size = tf.gather(pass_ends, part) - part_begin
+        return part_begin + shuffle(within, size, data_pass, source, PASS), data_pass
 
     return function
 
@@ -151,7 +160,9 @@ def _stage(
 ) -> Iterator[dict[str, np.ndarray]]:
     tf = tensorflow()
     if (total := sum(int(table.pass_ends[-1]) for table in stream.tables)) < stage.batch_size:
-        raise UserError(f"the data has {total} rows of length {stage.length}, fewer than one batch of {stage.batch_size}")
+        raise UserError(
+            f"the data has {total} rows of length {stage.length}, fewer than one batch of {stage.batch_size}"
+        )
     where = locate(stream.tables, stream.weights, seed)
     finish = _features(stream.tables, stream.transform, seed)
     span = slice(steps.start, steps.stop)
@@ -184,7 +195,9 @@ def _features(tables: Sequence[Table], transform: Transform, seed: int) -> Calla
         keys = RowKeys(tf.fill(tf.shape(row), tf.constant(seed, tf.int64)), data_pass, row)
         features = transform(dict(zip(names, values, strict=True)), keys)
         features["example_weights"] = tf.ones(tf.shape(row), tf.float32)
-        return {name: _only_real(value, real) if name.endswith("_weights") else value for name, value in features.items()}
+        return {
+            name: _only_real(value, real) if name.endswith("_weights") else value for name, value in features.items()
+        }
 
     return function
 
@@ -203,5 +216,7 @@ def _run(data: Any) -> Iterator[dict[str, np.ndarray]]:
 
 def _share(rows: int, processes: int) -> int:
     if rows % processes:
-        raise UserError(f"a micro-batch of {rows} rows is not divisible by {processes} processes; change batch_size or micro_batches")
+        raise UserError(
+            f"a micro-batch of {rows} rows is not divisible by {processes} processes; change the batch size"
+        )
     return rows // processes

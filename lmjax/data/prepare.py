@@ -1,8 +1,9 @@
 """From text to a store and its instance tables, once; every later call finds them and opens them.
 
-source -> documents, spooled by side of the hold-out -> tokenizer (trained on the training side alone) -> arrays -> tables.
+source -> documents, spooled by side of the hold-out -> tokenizer (trained on the training side) -> arrays -> tables.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,11 +18,12 @@ from etils import epath
 from tqdm import tqdm
 
 from lmjax.config import differences, from_json, to_json
+from lmjax.data import docs_source
 from lmjax.data.instances import InstanceConfig, build_table
 from lmjax.data.sentences import SentenceRule, documents
-from lmjax.data.sources import SourceConfig, fingerprint
+from lmjax.data.sources import Docs, SourceConfig, fingerprint
 from lmjax.data.store import SCHEMA_VERSION, SPLITS, WORD_BEGINS, WORD_INSIDE, ArrayWriter, Store, built_aside
-from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
+from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer, read_tokenizer
 from lmjax.errors import UserError
 
 BATCH = 256  # documents tokenized at once
@@ -51,8 +53,8 @@ def prepare(cfg: DataConfig, instances: Sequence[InstanceConfig], seed: int) -> 
     """Makes what is missing of the store and of both sides' instance tables, and opens the store.
 
     Raises:
-      UserError: an empty corpus, no document on one side of the hold-out, a side shorter than one sequence, or a store at
-        that path that was made from another config or tokenizer.
+      UserError: an empty corpus, no document on one side of the hold-out, a side shorter than one sequence, or a store
+        at that path that was made from another config or tokenizer.
     """
     directory = epath.Path(cfg.store)
     if not (directory / "meta.json").exists():
@@ -79,30 +81,32 @@ def _build_store(cfg: DataConfig, directory: epath.Path) -> None:
         tokenizer = make_tokenizer(cfg.tokenizer, (s for d in _spooled(Path(scratch), "train") for s in d))
         tokenizer.save(building / "tokenizer")
         with tqdm(total=count, desc="tokens", unit=" documents") as bar:
-            counts = {name: _write_split(building / name, _spooled(Path(scratch), name), tokenizer, bar) for name in SPLITS}
+            counts = {
+                name: _write_split(building / name, _spooled(Path(scratch), name), tokenizer, bar) for name in SPLITS
+            }
         meta = {
             "schema_version": SCHEMA_VERSION,
             "config": to_json(cfg),
             "source_fingerprint": fingerprint(cfg.source),
             "tokenizer_fingerprint": tokenizer.fingerprint,
+            "packages": docs_source.packages() if isinstance(cfg.source, Docs) else {},
             "counts": counts,
         }
         (building / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
 def _spool(cfg: DataConfig, scratch: Path) -> int:
-    """Writes each side's documents to a file, one JSON list of sentences a line, so that the source is read once; returns
-    their number."""
-    counts = dict.fromkeys(SPLITS, 0)
-    files = {name: (scratch / name).open("w", encoding="utf-8") for name in SPLITS}
-    for document in tqdm(documents(cfg.source, cfg.sentences), "text", unit=" documents"):
-        name = side(document.group, cfg.heldout)
-        files[name].write(json.dumps(document.sentences) + "\n")
-        counts[name] += 1
-    for file in files.values():
-        file.close()
+    """Writes each side's documents to a file, one JSON list of sentences a line, so that the source is read once;
+    returns their number."""
+    counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context((scratch / name).open("w", encoding="utf-8")) for name in SPLITS}
+        for document in tqdm(documents(cfg.source, cfg.sentences), "text", unit=" documents"):
+            name = side(document.group, cfg.heldout)
+            files[name].write(json.dumps(document.sentences) + "\n")
+            counts[name] += 1
     if not any(counts.values()):
-        raise UserError(f"the corpus is empty: no text in {to_json(cfg.source)}")
+        raise UserError(f"the corpus is empty: no text in {cfg.source}")
     for name, other in zip(SPLITS, reversed(SPLITS), strict=True):
         if not counts[name]:
             raise UserError(
@@ -140,7 +144,9 @@ def _write_split(directory: epath.Path, texts: Iterator[list[str]], tokenizer: T
     }
 
 
-def _append_document(arrays: dict[str, ArrayWriter], sentences: list[list[int]], flags: np.ndarray, eos: int | None) -> None:
+def _append_document(
+    arrays: dict[str, ArrayWriter], sentences: list[list[int]], flags: np.ndarray, eos: int | None
+) -> None:
     begins = arrays["tokens"].size + np.cumsum([0, *map(len, sentences)])
     arrays["document_starts"].append([arrays["sentence_starts"].size])
     arrays["sentence_starts"].append(begins[:-1])
@@ -162,10 +168,12 @@ def _flags(tokenizer: Tokenizer) -> np.ndarray:
 def _check_same(store: Store, cfg: DataConfig) -> None:
     stored = from_json(DataConfig, store.meta["config"], f"{store.directory}/meta.json")
     changed = differences(stored, cfg)
-    loaded = cfg.tokenizer.path and not changed
-    if loaded and make_tokenizer(cfg.tokenizer, ()).fingerprint != store.meta["tokenizer_fingerprint"]:
-        changed = [f"tokenizer (the vocabulary at {cfg.tokenizer.path} is not the one that made the store)"]
+    vocabulary = epath.Path(cfg.tokenizer.path)
+    if not changed and cfg.tokenizer.kind == "file" and vocabulary.exists():
+        given = read_tokenizer(vocabulary, cfg.tokenizer.lowercase).fingerprint
+        changed = [] if given == store.tokenizer.fingerprint else [f"tokenizer (the vocabulary at {vocabulary})"]
     if changed:
         raise UserError(
-            f"{store.directory} was made from another config: {', '.join(changed)}; choose another store path, or delete it"
+            f"{store.directory} was made from another config: {', '.join(changed)}; "
+            "choose another store path, or delete it"
         )

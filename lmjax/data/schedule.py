@@ -13,8 +13,8 @@ from lmjax.errors import UserError
 class Stage:
     """The steps up to `until_step` (exclusive), all of one batch size and sequence length.
 
-    `ramp_from`: rows at the stage's first step, growing linearly to `batch_size` at its last, in whole micro-batches (0 = no
-    ramp). `masking` takes the place of the run's. `data`: which of the run's data entries it draws from (none named = all).
+    `ramp_from`: rows at the stage's first step, growing linearly to `batch_size` at its last, in whole micro-batches
+    (0 = no ramp). `masking` takes the place of the task's. `data`: which of the run's data it draws from (none = all).
     """
 
     until_step: int
@@ -35,7 +35,7 @@ class Schedule:
     """Tables over the steps of a run.
 
     Stages of the same length and data draw from one stream and continue each other's count of its rows; another stream
-    starts at 0. A skip `(step, batches)` jumps over that many batches of rows, of that step's size, just before the step.
+    starts at 0. A skip `(step, batches)` jumps over that many batches, of that step's size, just before the step.
 
     Raises:
       UserError: no stage, steps that do not grow, sizes that do not divide, a skip outside the run.
@@ -72,7 +72,9 @@ class Schedule:
         skipped = np.zeros_like(self._rows)
         for step, batches in skips:
             if not 0 <= step < self.steps or batches < 1:
-                raise UserError(f"skip ({step}, {batches}): the step lies in 0..{self.steps - 1}, and batches are at least 1")
+                raise UserError(
+                    f"skip ({step}, {batches}): the step lies in 0..{self.steps - 1}, and batches are at least 1"
+                )
             skipped[step] += batches * self._rows[step]
         start, counts = np.empty_like(self._rows), {}
         for stage, begin in zip(self.stages, self.begins, strict=True):
@@ -94,7 +96,9 @@ def _check(stages: Sequence[Stage], begins: Sequence[int]) -> None:
         raise UserError("stages: at least one is needed")
     for i, (stage, begin) in enumerate(zip(stages, begins, strict=True)):
         if stage.until_step <= begin:
-            raise UserError(f"stages.{i}: until_step {stage.until_step} does not lie after the stage's first step {begin}")
+            raise UserError(
+                f"stages.{i}: until_step {stage.until_step} does not lie after the stage's first step {begin}"
+            )
         if min(stage.batch_size, stage.micro_batches, stage.length) < 1 or stage.batch_size % stage.micro_batches:
             raise UserError(
                 f"stages.{i}: batch_size {stage.batch_size} is not a multiple of micro_batches {stage.micro_batches}, "
@@ -102,6 +106,6 @@ def _check(stages: Sequence[Stage], begins: Sequence[int]) -> None:
             )
         if not 0 <= stage.ramp_from <= stage.batch_size or stage.ramp_from % stage.micro_batch:
             raise UserError(
-                f"stages.{i}: ramp_from {stage.ramp_from} is not a multiple of the micro-batch, {stage.micro_batch} rows, "
+                f"stages.{i}: ramp_from {stage.ramp_from} is not a multiple of the micro-batch ({stage.micro_batch}) "
                 f"or exceeds batch_size {stage.batch_size}"
             )

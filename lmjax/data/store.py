@@ -1,11 +1,11 @@
 """Where tokens lie: one-dimensional zarr arrays in a directory, local or on gs://, under a `meta.json`.
 
-Each array is one zarr 3 shard of uncompressed chunks followed by their index. Locally that file is memory-mapped (20 times
-the rate of TensorStore's gathers); on object storage TensorStore reads the same file by ranges, chunk by chunk.
+Each array is one zarr 3 shard of uncompressed chunks followed by their index. Locally that file is memory-mapped (20
+times the rate of TensorStore's gathers); on object storage TensorStore reads the same file by ranges, chunk by chunk.
 
 A split holds `tokens` (uint16, or uint32 for large vocabularies), `flags` (uint8, one for each token: bits 0/1 a word
-begins/goes on here, 2/3 a phrase, 4/5 an entity; 0 = a special token, never masked), `sentence_starts` (int64 into tokens,
-with the end at the end) and `document_starts` (int64 into sentences, with the end at the end).
+begins/goes on here, 2/3 a phrase, 4/5 an entity; 0 = a special token, never masked), `sentence_starts` (int64 into
+tokens, with the end at the end) and `document_starts` (int64 into sentences, with the end at the end).
 """
 
 import contextlib
@@ -96,7 +96,7 @@ def _cache() -> Any:
 
 @contextlib.contextmanager
 def built_aside(directory: epath.Path) -> Iterator[epath.Path]:
-    """A new directory that takes the name of `directory` when the block ends well, and leaves nothing behind otherwise."""
+    """A new directory that takes the name of `directory` when the block ends well; otherwise nothing is left of it."""
     building = directory.with_name(f"{directory.name}.building-{os.getpid()}")
     building.rmtree(missing_ok=True)
     building.mkdir(parents=True)
@@ -140,7 +140,9 @@ class Store:
             )
         tokenizer = load_tokenizer(directory / "tokenizer")
         if tokenizer.fingerprint != meta["tokenizer_fingerprint"]:
-            raise UserError(f"{directory}: its tokenizer is not the one that made its tokens; delete the store and prepare it anew")
+            raise UserError(
+                f"{directory}: its tokenizer is not the one that made its tokens; delete the store and prepare it anew"
+            )
         return cls(directory, meta, tokenizer)
 
     def split(self, name: str) -> Split:

@@ -1,4 +1,4 @@
-"""TensorFlow, imported when a pipeline is built and not before: it costs seconds, and must be told first to be quiet."""
+"""TensorFlow, imported when a pipeline is built and not before: it costs seconds, and must be told to be quiet."""
 
 import contextlib
 import functools

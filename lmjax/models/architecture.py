@@ -65,6 +65,10 @@ class Architecture:
       sharding: (path regex, PartitionSpec) rows; each parameter matches exactly one.
       weights: config -> rows that map parameters to Hugging Face tensors.
       to_hf, from_hf: config <-> the content of Hugging Face's config.json.
+      hf_prefix: what stands before the backbone's tensor names, unless the backbone was saved alone.
+      hf_tied: tensors that repeat another one (name -> that one), in files that hold both.
+      hf_ignored: regexes of tensors that are no parameters (masks, position numbers).
+      hf_fixed: keys of config.json that may have no other value here.
       flops: (config, length, heads, predictions a row) -> floating-point operations of one row's forward pass.
       presets: published shapes by name.
     """
@@ -77,6 +81,10 @@ class Architecture:
     weights: Callable[[Any], Sequence[Weight]]
     to_hf: Callable[[Any, tuple[str, ...]], dict[str, Any]]
     from_hf: Callable[[Mapping[str, Any]], Any]
+    hf_prefix: str
+    hf_tied: Mapping[str, str]
+    hf_ignored: tuple[str, ...]
+    hf_fixed: Mapping[str, Any]
     flops: Callable[[Any, int, tuple[str, ...], int], float]
     presets: Mapping[str, ModelConfig]
 

@@ -268,6 +268,13 @@ ARCHITECTURE = Architecture(
     weights=weights,
     to_hf=to_hf,
     from_hf=from_hf,
+    hf_prefix="bert.",
+    hf_tied={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    hf_ignored=(r"bert\.embeddings\.(position_ids|token_type_ids)",),
+    hf_fixed={"tie_word_embeddings": True, "is_decoder": False, "position_embedding_type": "absolute"},
     flops=flops,
     presets=PRESETS,
 )

@@ -125,7 +125,7 @@ class Gpt(nn.Module):
         return outputs
 
 
-def empty_cache(cfg: GptConfig, batch: int, length: int) -> dict[str, Any]:
+def empty_cache(cfg: ModelConfig, batch: int, length: int) -> dict[str, Any]:
     """Room for `length` tokens a row: keys and values [N, B, S, H, K], segment ids [B, S], and how many are filled."""
     shape = (cfg.num_hidden_layers, batch, length, cfg.num_attention_heads, cfg.head_size)
     return {
@@ -241,6 +241,15 @@ ARCHITECTURE = Architecture(
     weights=weights,
     to_hf=to_hf,
     from_hf=from_hf,
+    hf_prefix="transformer.",
+    hf_tied={"lm_head.weight": "transformer.wte.weight"},
+    hf_ignored=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),
+    hf_fixed={
+        "tie_word_embeddings": True,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+    },
     flops=flops,
     presets=PRESETS,
 )

@@ -81,21 +81,21 @@ def _sum(x: Array, *axes: str) -> Array:
 
 
 def _columns(table_VD: Array) -> Array:
-    """The vocabulary ids of this device's rows, int32 [V]."""
+    """The vocabulary ids of this device's rows, int32 [1, 1, V]."""
     rows = table_VD.shape[0]
     first = 0 if current_mesh() is None else lax.axis_index("tensor") * rows
-    return first + jnp.arange(rows)
+    return (first + jnp.arange(rows))[None, None]
 
 
 def _scaled_logits(options: _Options, hidden_BTD: Array, table_VD: Array, bias_V: Array) -> Array:
     logits = _logits(hidden_BTD, table_VD, bias_V) / options.temperature
-    return jnp.where((_columns(table_VD) < options.vocab_size)[None, None], logits, -jnp.inf)
+    return jnp.where(_columns(table_VD) < options.vocab_size, logits, -jnp.inf)
 
 
 def _block_statistics(options: _Options, table_VD: Array, bias_V: Array, block: tuple[Array, Array]) -> tuple[Array, ...]:
     hidden_BTD, targets_BT = block
     logits = _scaled_logits(options, hidden_BTD, table_VD, bias_V)
-    real = (_columns(table_VD) < options.vocab_size)[None, None]
+    real = _columns(table_VD) < options.vocab_size
     largest = jnp.max(logits, -1)
     largest = largest if current_mesh() is None else lax.pmax(largest, "tensor")
     exponentials = jnp.exp(logits - largest[..., None])
@@ -119,7 +119,7 @@ def _block_gradient(
     is_target = _columns(table_VD) == targets_BT[..., None]
     # d target = 1[v = target] - p; d normalizer = p; d sum = 1; d entropy = -p (log p + entropy)
     d = p * (d_normalizer - d_target)[..., None] + jnp.where(is_target, d_target[..., None], 0)
-    real = (_columns(table_VD) < options.vocab_size)[None, None]
+    real = _columns(table_VD) < options.vocab_size
     d = d + jnp.where(real, d_sum[..., None], 0)
     if options.entropy:
         log_p = jnp.where(real, logits - log_normalizer[..., None], 0)

@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,8 +29,9 @@ from lmjax.parallel import path_of
 from lmjax.train.files import damage, locked, seal, sync, write_atomically
 from lmjax.types import Params, TrainState
 
-# Orbax logs the whole traceback of an error that it raises as well, and warns of metadata that nobody asked for.
-logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
+# Orbax logs the whole traceback of each error that it raises as well, and warns of metadata that nobody asked for.
+for _logger in ("absl", "asyncio"):
+    logging.getLogger(_logger).addFilter(lambda record: "orbax" not in record.pathname + record.getMessage())
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,14 @@ class Checkpoints:
                 sync(self._dir)
 
     def check(self) -> None:
-        """Raises UserError if a save in the background has failed. Cheap: to be called at each log step."""
+        """Raises UserError if a save in the background has failed; never waits for one. To be called at each log step.
+
+        Orbax's own `check_for_errors` would take the error away from the thread that deletes old checkpoints, which
+        would then delete the last sound one.
+        """
         with self._failing():
-            self._manager.check_for_errors()
+            if not any(thread.name == "save_finalize" for thread in threading.enumerate()):
+                self._manager.wait_until_finished()
 
     def restore_latest_valid(self, abstract_state: TrainState) -> TrainState | None:
         """The newest state whose checksums hold, placed as `abstract_state` says; None where none was ever made.

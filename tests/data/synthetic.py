@@ -14,7 +14,7 @@ TOKENIZER = SimpleNamespace(vocab_size=VOCAB, pad_id=PAD, unk_id=UNK, cls_id=CLS
 
 
 def make_split(documents: int = 40, seed: int = 0) -> Split:
-    """Documents of 1 to 12 sentences of 1 to 14 tokens; a token's number is its place, so that rows show where they are from."""
+    """Documents of 1 to 12 sentences of 1 to 14 tokens."""
     rng = random.Random(seed)
     sizes = [[1 + int(14 * rng.random()) for _ in range(1 + int(12 * rng.random()))] for _ in range(documents)]
     lengths = [n for document in sizes for n in document]

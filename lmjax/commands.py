@@ -1,0 +1,188 @@
+"""The verbs of `python -m lmjax`. Each function is one command; its signature and docstring are its help.
+
+Heavy imports stand inside the functions, so that help and complaints come at once.
+"""
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal, ParamSpec
+
+import tyro
+
+from lmjax.errors import UserError, did_you_mean
+
+P = ParamSpec("P")
+Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+
+
+def exit_codes(function: Callable[P, None]) -> Callable[P, None]:
+    """A command: a UserError is one line on stderr and exit code 2, an interrupt exit code 130, a warning one line."""
+
+    @functools.wraps(function)
+    def command(*args: P.args, **kwargs: P.kwargs) -> None:
+        warnings.formatwarning = lambda message, *_, **__: f"lmjax: {message}\n"
+        try:
+            function(*args, **kwargs)
+        except UserError as error:
+            print(f"lmjax: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except BrokenPipeError:  # `| head`
+            sys.stderr.close()
+            sys.exit(141)
+
+    return command
+
+
+def run(arguments: list[str]) -> None:
+    """Runs `VERB ...`. Raises UserError for a verb that is not there."""
+    verb, *rest = arguments or ["--help"]
+    prog = f"python -m lmjax {verb}"
+    if verb in ("-h", "--help"):
+        lines = [f"  {name:10} {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items()]
+        print("\n".join(["usage: python -m lmjax VERB ...; VERB --help says more", "", *lines]))
+    elif verb not in VERBS:
+        raise UserError(f"unknown verb '{verb}'{did_you_mean(verb, VERBS)}")
+    elif verb == "prepare":
+        prepare(rest, prog)
+    else:
+        tyro.cli(VERBS[verb], args=rest, prog=prog)
+
+
+def prepare(arguments: list[str], prog: str) -> None:
+    """Make the data store that a config names: CONFIG.py [--field value ...]"""
+    from lmjax.config import load_and_override
+    from lmjax.run import RunConfig, prepare_data
+
+    prepare_data(load_and_override(RunConfig, arguments, prog))
+
+
+def fill_mask(model: Model, texts: Annotated[tuple[str, ...], tyro.conf.Positional], top: int = 5) -> None:
+    """Fill in the masks of a text: RUN "The [MASK] barked."
+
+    Args:
+        model: A run, RUN/best, a checkpoint or a Hugging Face directory.
+        texts: Texts with [MASK] in them.
+        top: How many words to show for each mask.
+    """
+    from lmjax.evals.masks import fill_masks
+    from lmjax.interop import load
+
+    if not texts:
+        raise UserError('no text; write it behind the model, "The [MASK] barked."')
+    lm = load(model)
+    for text in texts:
+        print(text)
+        for filled in fill_masks(lm, text, top):
+            print("  " + "  ".join(f"{token} {p:.3f}" for token, p in filled))
+
+
+def embed(
+    model: Model,
+    text: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    file: str = "",
+    layers: tuple[int, ...] = (-1,),
+    pool: Literal["none", "cls", "mean", "mix"] = "none",
+    batch_size: int = 32,
+    *,
+    out: str,
+) -> None:
+    """Write the vectors of words or texts to OUT.npy or OUT.h5.
+
+    Args:
+        model: A run, RUN/best, a checkpoint or a Hugging Face directory.
+        text: A text; may be given several times.
+        file: A file with a text on each line; blank lines are passed over.
+        layers: 0 is the embedding layer, 1 to N the blocks, -1 the last; several are laid side by side.
+        pool: none: a vector a word. mix: a vector a word, the layers averaged. cls, mean: a vector a text.
+        batch_size: Texts at once.
+        out: File to write, .npy (with words in a .tsv beside it) or .h5.
+    """
+    if Path(out).suffix not in (".npy", ".h5"):
+        raise UserError(f"--out {out}: vectors are written to .npy or .h5")
+    texts = [*text, *(_lines(file) if file else [])]
+    if not texts:
+        raise UserError("no text: give --text or --file")
+    from lmjax.evals import embeddings
+    from lmjax.interop import load
+
+    found = embeddings.embed(load(model), texts, layers, pool, batch_size, progress=bool(file))
+    embeddings.save_embeddings(found, texts, out)
+    rows, width = found.vectors.shape
+    print(f"{out}: {rows} vectors of {width}, float32, from {len(texts)} texts")
+
+
+def generate(
+    model: Model,
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> None:
+    """Continue prompts with a causal model.
+
+    Args:
+        model: A run, RUN/best, a checkpoint or a Hugging Face directory.
+        prompt: A prompt; may be given several times, and all are continued at once. None: from the beginning.
+        max_new_tokens: Where to stop, unless the text ends before.
+        temperature: Divides the logits; 0 always takes the likeliest token.
+        top_k: Draw from the k likeliest tokens only (0 = all).
+        top_p: Draw from the fewest likeliest tokens that have this probability together.
+        seed: Of the draws.
+    """
+    from lmjax.generate import Sampling
+    from lmjax.interop import load
+
+    sampling = Sampling(max_new_tokens, temperature, top_k, top_p)
+    prompts = prompt or ("",)
+    for start, new in zip(prompts, load(model).generate(prompts, sampling, seed), strict=True):
+        print(start + new, end="\n\n" if len(prompts) > 1 else "\n")
+
+
+def convert(model: Model, out: Annotated[str, tyro.conf.Positional]) -> None:
+    """Write a model as a Hugging Face directory.
+
+    Args:
+        model: A run, RUN/best, a checkpoint or a Hugging Face directory (of an older form).
+        out: The directory to make.
+    """
+    from lmjax.interop import load
+
+    lm = load(model)
+    lm.save_hf(out)
+    kind = type(lm.config).__name__.removesuffix("Config")
+    print(f"{out}: {kind} with {lm.num_params:,} parameters, heads {', '.join(lm.heads) or 'none'}")
+
+
+def verify(model: Model) -> None:
+    """Check a run's checkpoints, and print step, parameter count and one sha256.
+
+    Args:
+        model: A run or a checkpoint.
+    """
+    from lmjax import verify
+
+    print(verify.verify(model))
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        return [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is no readable UTF-8 text: {error}") from None
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "prepare": prepare,
+    "fill-mask": fill_mask,
+    "embed": embed,
+    "generate": generate,
+    "convert": convert,
+    "verify": verify,
+}

@@ -1,0 +1,268 @@
+"""Where text comes from: the embedded corpus, text files, JSON lines or a TFDS data set, as (id, group, text).
+
+A document's id does not depend on the directory that its file lies in, so that a copy of the corpus elsewhere is cut
+into the same training and held-out sides. A group is held out as a whole: the package for `Docs`, else the document.
+"""
+
+import codecs
+import contextlib
+import glob
+import gzip
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from etils import epath
+
+from lmjax.config import to_json
+from lmjax.data import docs_source, tf
+from lmjax.errors import UserError, did_you_mean
+
+CHUNK = 1 << 20  # bytes read at once
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where text comes from."""
+
+
+@dataclass(frozen=True)
+class Docs(SourceConfig):
+    """The embedded corpus of API documentation; see `docs_source`."""
+
+
+@dataclass(frozen=True)
+class TextFiles(SourceConfig):
+    """Text files, plain or .gz. `paths` are files or globs (locally with `**`), on disk or on gs://.
+
+    A document is a file, a block between blank lines, a line, or what lies between matches of the regex `pattern`; what
+    matches is dropped, unless it is a look-ahead: `(?=^CHAPTER )`, where ^ starts any line.
+    """
+
+    paths: tuple[str, ...]
+    encoding: str = "utf-8"
+    documents: Literal["file", "blank_line", "line", "regex"] = "file"
+    pattern: str = ""
+
+
+@dataclass(frozen=True)
+class Jsonl(SourceConfig):
+    """Files of one JSON object a line, plain or .gz; the text stands under `field`."""
+
+    paths: tuple[str, ...]
+    field: str = "text"
+
+
+@dataclass(frozen=True)
+class Tfds(SourceConfig):
+    """A data set of TensorFlow Datasets that lies ready under `data_dir` (its default directory when empty)."""
+
+    name: str
+    split: str = "train"
+    field: str = "text"
+    data_dir: str = ""
+
+
+def texts(source: SourceConfig) -> Iterator[tuple[str, str, str]]:
+    """Yields (id, group, text) of each document in a fixed order; line ends are "\\n" and a byte order mark
+    is dropped.
+
+    Raises:
+      UserError: no such file, bytes that are no text, a bad JSON line, a missing field, or a TFDS data set that is
+        unknown or not prepared. Nothing is ever downloaded.
+    """
+    match source:
+        case Docs():
+            yield from docs_source.documents()
+        case TextFiles():
+            for name, path in _files(source.paths):
+                for number, text in enumerate(_split(source, path), 1):
+                    id_ = name if source.documents == "file" else f"{name}:{number}"
+                    yield id_, id_, text
+        case Jsonl():
+            for name, path in _files(source.paths):
+                for number, text in _json_texts(path, source.field):
+                    yield f"{name}:{number}", f"{name}:{number}", text
+        case Tfds():
+            builder = _builder(source)
+            for number, text in enumerate(_rows(builder, source)):
+                id_ = f"{builder.info.full_name}:{source.split}:{number}"
+                yield id_, id_, text
+        case _:
+            raise UserError(f"no source of text: {type(source).__name__}; choose Docs, TextFiles, Jsonl or Tfds")
+
+
+def fingerprint(source: SourceConfig) -> str:
+    """sha256 over how the source is read and the names, sizes and contents of what it reads (for a TFDS data set its
+    version and shards), wherever the files lie."""
+    rule = {k: v for k, v in to_json(source).items() if k not in ("paths", "data_dir")}
+    digest = hashlib.sha256(json.dumps(rule, sort_keys=True).encode())
+    match source:
+        case Docs():
+            digest.update(docs_source.fingerprint().encode())
+        case TextFiles() | Jsonl():
+            for name, path in _files(source.paths):
+                digest.update(f"\n{name} {path.stat().length}\n".encode())
+                with path.open("rb") as file:
+                    while chunk := file.read(CHUNK):
+                        digest.update(chunk)
+        case Tfds():
+            info = _builder(source).info
+            digest.update(repr([info.full_name, {k: v.shard_lengths for k, v in sorted(info.splits.items())}]).encode())
+    return digest.hexdigest()
+
+
+def _files(patterns: tuple[str, ...]) -> list[tuple[str, epath.Path]]:
+    """Each file once, in order, with its name below the part of its pattern that has no wildcard."""
+    if isinstance(patterns, str):
+        raise UserError(f"paths is a tuple: write paths=({patterns!r},)")
+    found: dict[epath.Path, str] = {}
+    for pattern in patterns:
+        path = epath.Path(pattern).expanduser()
+        parts = path.parts
+        wild = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+        if wild == len(parts) or path.exists():
+            root, matches = path.parent, [path]
+        else:
+            root = epath.Path(*parts[:wild])
+            matches = _glob(root, "/".join(parts[wild:]))
+        files = [match for match in matches if match.is_file()]
+        if not files:
+            mend = f"it is a directory; write {path}/*.txt" if path.is_dir() else "give an existing file, or a glob"
+            raise UserError(f"no file {pattern}: {mend}")
+        found |= {file: file.relative_to(root).as_posix() for file in files if file not in found}
+    return [(name, file) for file, name in found.items()]
+
+
+def _glob(root: epath.Path, wild: str) -> list[epath.Path]:
+    if "://" not in os.fspath(root):  # epath's own glob knows no "**"
+        return [root / found for found in sorted(glob.glob(wild, root_dir=root, recursive=True))]
+    try:
+        return sorted(root.glob(wild))
+    except NotImplementedError:
+        raise UserError(f"{root}/{wild}: ** works on local paths only; name each level with its own *") from None
+
+
+def _split(source: TextFiles, path: epath.Path) -> Iterator[str]:
+    lines = _lines(path, source.encoding)
+    match source.documents:
+        case "file":
+            yield "".join(lines)
+        case "line":
+            yield from lines
+        case "blank_line":
+            blocks = itertools.groupby(lines, key=str.isspace)
+            yield from ("".join(block) for blank, block in blocks if not blank)
+        case "regex":
+            try:
+                boundary = re.compile(source.pattern, re.MULTILINE)
+            except re.error as error:
+                raise UserError(f"pattern {source.pattern!r} is no regular expression: {error}") from None
+            text = "".join(lines)
+            cuts = [m.span() for m in boundary.finditer(text)]
+            for (_, start), (end, _) in itertools.pairwise([(0, 0), *cuts, (len(text), 0)]):
+                yield text[start:end]
+
+
+def _json_texts(path: epath.Path, field: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(_lines(path, "utf-8"), 1):
+        if line.isspace():
+            continue
+        try:
+            row = json.loads(line.rstrip("\n"))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error.msg}, column {error.colno})") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: not a JSON object")
+        if field not in row:
+            raise UserError(f"{path}, line {number}: no field '{field}'{did_you_mean(field, row)}")
+        if not isinstance(row[field], str):
+            raise UserError(f"{path}, line {number}: field '{field}' is {type(row[field]).__name__}, not text")
+        yield number, row[field]
+
+
+def _lines(path: epath.Path, encoding: str) -> Iterator[str]:
+    """Lines with their "\\n", whatever line ends the file has, without holding the file in memory."""
+    codec = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
+    try:
+        with _open(path) as data, io.TextIOWrapper(data, codec) as file:
+            yield from file
+    except LookupError:
+        raise UserError(f"unknown encoding '{encoding}'; it is one of Python's: utf-8, latin-1, gb18030 ...") from None
+    except UnicodeDecodeError as error:
+        where = f"{path}: not {encoding} at byte {_bad_byte(path, encoding)}"
+        raise UserError(f"{where} ({error.reason}); state its encoding, or mend it") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+@contextlib.contextmanager
+def _open(path: epath.Path) -> Iterator[Any]:
+    with path.open("rb") as file:
+        yield gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+
+
+def _bad_byte(path: epath.Path, encoding: str) -> int:
+    """Offset of the first byte (of the unpacked data, for .gz) that `encoding` cannot read."""
+    decoder, offset = codecs.getincrementaldecoder(encoding)(), 0
+    with _open(path) as data:
+        while True:
+            chunk, pending = data.read(CHUNK), len(decoder.getstate()[0])
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                return offset - pending + error.start
+            if not chunk:
+                return offset
+            offset += len(chunk)
+
+
+def _builder(source: Tfds) -> Any:
+    """The prepared data set's builder. Asks no network: a plain `tfds.load` would retry for minutes."""
+    tf.tensorflow()
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.registered import DatasetNotFoundError
+
+    name = re.split("[/:]", source.name)[0]
+    known = tfds.list_builders(with_community_datasets=False)
+    try:
+        builder = tfds.builder(source.name, data_dir=source.data_dir or None, try_gcs=False)
+    except DatasetNotFoundError:
+        close = did_you_mean(name, known) if source.name else ""
+        raise UserError(f"unknown TFDS data set '{source.name}'{close if 'did you mean' in close else ''}") from None
+    except (ValueError, RuntimeError) as error:  # an unknown configuration or version
+        raise UserError(f"TFDS data set '{source.name}': {str(error)[:300]}") from None
+    if not builder.is_prepared():
+        where = f", data_dir={source.data_dir!r}" if source.data_dir else ""
+        command = f"import tensorflow_datasets as tfds; tfds.builder({source.name!r}{where}).download_and_prepare()"
+        raise UserError(f"TFDS data set '{source.name}' is not prepared; this downloads it: python -c \"{command}\"")
+    return builder
+
+
+def _rows(builder: Any, source: Tfds) -> Iterator[str]:
+    import tensorflow_datasets as tfds
+
+    where, features = builder.info.full_name, builder.info.features
+    if source.field not in features:
+        raise UserError(f"{where}: no field '{source.field}'{did_you_mean(source.field, features)}")
+    one_reader = tfds.ReadConfig(interleave_cycle_length=1)  # the shards one after the other: a fixed order
+    try:
+        data = builder.as_dataset(split=source.split, shuffle_files=False, read_config=one_reader)
+    except (ValueError, KeyError):
+        known = did_you_mean(source.split, builder.info.splits)
+        raise UserError(f"{where}: no split '{source.split}'{known}") from None
+    for number, row in enumerate(tfds.as_numpy(data)):
+        try:
+            yield row[source.field].decode("utf-8")
+        except (UnicodeDecodeError, AttributeError) as error:
+            raise UserError(f"{where}, row {number}: '{source.field}' is not text ({error})") from None

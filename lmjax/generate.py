@@ -1,0 +1,142 @@
+"""Text from a causal model: one prefill of all prompts, then a token a step from a cache, each compiled once per shape.
+
+Prompts of different lengths stand flush right: the left is padding (segment 0), and positions count real tokens only.
+Letters: B batch, P prompt length, N new tokens, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmjax.errors import UserError
+from lmjax.models import architecture_of
+from lmjax.models.architecture import ModelConfig, check
+from lmjax.models.gpt import empty_cache
+from lmjax.types import Array, Params
+
+PROMPT_MULTIPLE = 32  # prompts are padded to multiples of it, so that a program serves many lengths
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn.
+
+    `temperature` divides the logits (0 = always the likeliest token); then `top_k` keeps the k likeliest (0 = all),
+    then `top_p` the fewest likeliest whose probabilities reach p (Holtzman et al. 2020, section 3.1).
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise UserError(f"{self}: max_new_tokens must be >= 1, temperature and top_k >= 0, 0 < top_p <= 1")
+
+
+def generate(
+    cfg: ModelConfig,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    eos_id: int | None = None,
+    seed: int = 0,
+) -> list[list[int]]:
+    """Continues token sequences; each ends before `eos_id`, or after `max_new_tokens`.
+
+    A row's randomness depends on the seed and the row's number, never on its neighbours.
+
+    Raises:
+      UserError: a model that is not causal, an empty prompt, or one too long for the position table.
+    """
+    if "cache" not in architecture_of(cfg).inputs:
+        raise UserError(f"{type(cfg).__name__}: this model predicts masked tokens and cannot generate; use fill-mask")
+    if not prompts or not all(prompts):
+        raise UserError("a prompt is empty; give at least one token to continue")
+    lengths = np.array([len(p) for p in prompts])
+    check(cfg, int(lengths.max()) + sampling.max_new_tokens)
+    width = -(-int(lengths.max()) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+    tokens_BP = np.array([[0] * (width - len(p)) + list(p) for p in prompts], np.int32)
+    segment_ids_BP = (np.arange(width)[None] >= width - lengths[:, None]).astype(np.int32)
+    end = -1 if eos_id is None else eos_id
+    new_BN = _generate(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed))
+    return [row[: row.index(eos_id)] if eos_id in row else row for row in np.asarray(new_BN).tolist()]
+
+
+def next_token_logits(logits_BV: Array, sampling: Sampling) -> Array:
+    """The logits of the distribution that is drawn from, float32 [B, V]; -inf where top-k or top-p cut off.
+
+    The temperature must not be 0. Tokens as likely as the last one kept are kept too.
+    """
+    logits_BV = logits_BV / sampling.temperature
+    if 0 < sampling.top_k < logits_BV.shape[-1]:
+        smallest_B1 = jax.lax.top_k(logits_BV, sampling.top_k)[0][:, -1:]
+        logits_BV = jnp.where(logits_BV < smallest_B1, -jnp.inf, logits_BV)
+    if sampling.top_p < 1:
+        sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+        p_BV = jax.nn.softmax(sorted_BV, axis=-1)
+        kept_BV = jnp.cumsum(p_BV, axis=-1) - p_BV < sampling.top_p  # what stands before it is not enough
+        smallest_B1 = jnp.min(jnp.where(kept_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
+        logits_BV = jnp.where(logits_BV < smallest_B1, -jnp.inf, logits_BV)
+    return logits_BV
+
+
+def draw(logits_BV: Array, sampling: Sampling, keys_B: Array) -> Array:
+    """One token for each row, int32 [B]; each row has its own key."""
+    if sampling.temperature == 0:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(keys_B, next_token_logits(logits_BV, sampling)).astype(jnp.int32)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _generate(
+    cfg: ModelConfig,
+    sampling: Sampling,
+    eos_id: int,
+    params: Params,
+    tokens_BP: Array,
+    segment_ids_BP: Array,
+    key: Array,
+) -> Array:
+    """The new tokens, int32 [B, N], with `eos_id` from a row's end on."""
+    model = architecture_of(cfg).build(cfg, ("clm",))
+    batch, width = tokens_BP.shape
+    N = sampling.max_new_tokens
+    row_keys_B = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
+
+    def forward(tokens: Array, segment_ids: Array, positions: Array, cache: Any) -> tuple[Array, Any]:
+        features = {"tokens": tokens, "segment_ids": segment_ids, "positions": positions, "cache": cache}
+        outputs = model.apply({"params": params}, **features)
+        logits = outputs["logits"]
+        return logits.replace(hidden_BLD=logits.hidden_BLD[:, -1:]).dense()[:, 0], outputs["cache"]
+
+    def choose(logits_BV: Array, step: Array | int, done_B: Array) -> tuple[Array, Array]:
+        keys_B = jax.vmap(lambda k: jax.random.fold_in(k, step))(row_keys_B)
+        token_B = jnp.where(done_B, eos_id, draw(logits_BV, sampling, keys_B))
+        return token_B, done_B | (token_B == eos_id)
+
+    lengths_B = jnp.sum(segment_ids_BP, axis=1)
+    positions_BP = jnp.maximum(jnp.cumsum(segment_ids_BP, axis=1) - 1, 0)
+    logits_BV, cache = forward(tokens_BP, segment_ids_BP, positions_BP, empty_cache(cfg, batch, width + N))
+    first_B, done_B = choose(logits_BV, 0, jnp.zeros(batch, bool))
+    new_BN = jnp.full((batch, N), eos_id, jnp.int32).at[:, 0].set(first_B)
+
+    def unfinished(state: tuple[Any, ...]) -> Array:
+        step, _, _, done_B, _ = state
+        return (step < N) & ~jnp.all(done_B)
+
+    def advance(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        step, token_B, new_BN, done_B, cache = state
+        positions_B1 = (lengths_B + step - 1)[:, None]
+        logits_BV, cache = forward(token_B[:, None], jnp.ones((batch, 1), jnp.int32), positions_B1, cache)
+        token_B, done_B = choose(logits_BV, step, done_B)
+        return step + 1, token_B, new_BN.at[:, step].set(token_B), done_B, cache
+
+    return jax.lax.while_loop(unfinished, advance, (1, first_B, new_BN, done_B, cache))[2]

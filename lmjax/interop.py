@@ -1,0 +1,227 @@
+"""A trained model as its user meets it: load it, call it on arrays, encode text, generate, hand it to Hugging Face.
+
+`attention_mask` is known here, at the border, and nowhere else: inside, segment 0 is padding.
+Letters: B batch, L length, D hidden size, V vocabulary, N layers, H heads.
+"""
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from lmjax.config import from_stored
+from lmjax.data.huggingface import VOCABULARIES, write_tokenizer
+from lmjax.data.store import built_aside
+from lmjax.data.tokenizers import Tokenizer, load_tokenizer
+from lmjax.errors import UserError, did_you_mean
+from lmjax.generate import Sampling, generate
+from lmjax.models import architecture_of
+from lmjax.models.architecture import Architecture, ModelConfig, abstract_params, check, num_params
+from lmjax.models.huggingface import Model, read_json, read_model, write_model
+from lmjax.tasks import TaskConfig, make_task
+from lmjax.train.checkpoint import find, read_config, restore_params
+from lmjax.types import Array, Params
+
+
+def load(path: str | os.PathLike[str]) -> "LanguageModel":
+    """The model of a run (its newest checkpoint), of RUN/best, of one checkpoint, or of a Hugging Face directory.
+
+    Only JSON, arrays and safetensors are read: nothing in the directory is executed or unpickled.
+
+    Raises:
+      UserError: nothing there, or something damaged or unknown, named.
+    """
+    path = epath.Path(path).expanduser()
+    if not (path.parent if path.name == "best" else path).is_dir():
+        mend = f"if it is an id on the Hugging Face Hub, `hf download {path} --local-dir {path.name}` fetches it"
+        raise UserError(f"no directory {path}; {mend}")
+    config = path / "config.json"
+    is_ours = not config.exists() or "schema_version" in read_json(config)
+    model, folders = _read_run(path) if is_ours else (read_model(path), [path])
+    tokenizer = next((load_tokenizer(f) for f in folders if any(any(f.glob(v)) for v in VOCABULARIES)), None)
+    if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
+        sizes = f"{tokenizer.vocab_size} entries, the model {model.config.vocab_size}"
+        raise UserError(f"{path}: the tokenizer has {sizes}; they do not belong together")
+    return LanguageModel(*model, tokenizer)
+
+
+def _read_run(path: epath.Path) -> tuple[Model, list[epath.Path]]:
+    """The model, and where its tokenizer may lie."""
+    directory = find(path)
+    stored = read_config(directory)
+
+    def part(declared: Any, name: str) -> Any:
+        found = stored | {"config": stored.get("config", {}).get(name)}
+        return from_stored(declared, found, f"{directory}/config.json")
+
+    # Trained with whatever kernel and memory plan; here the ones that run anywhere.
+    cfg = dataclasses.replace(part(ModelConfig, "model"), attention="xla", remat="none")
+    heads = make_task(part(TaskConfig, "task")).heads
+    params = restore_params(directory, abstract_params(architecture_of(cfg), cfg, heads))
+    return Model(cfg, heads, params), [directory / "tokenizer", directory.parent.parent / "tokenizer"]
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A model with its parameters, made by `load`; `vocabulary` is None where none lay beside the weights."""
+
+    config: ModelConfig
+    heads: tuple[str, ...]
+    params: Params
+    vocabulary: Tokenizer | None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises UserError where none lay beside the weights."""
+        if self.vocabulary is None:
+            raise UserError(
+                "this model has no tokenizer; put its files (tokenizer.json, vocab.txt, ...) beside its weights"
+            )
+        return self.vocabulary
+
+    @property
+    def causal(self) -> bool:
+        """Whether tokens see only what stands before them."""
+        return "cache" in self._architecture.inputs
+
+    @property
+    def num_params(self) -> int:
+        """Parameters, without the rows that pad the vocabulary."""
+        return num_params(self._architecture, self.config, self.heads)
+
+    def __call__(self, *, collect: Sequence[str] = (), **features: Any) -> dict[str, Array]:
+        """Runs the model without dropout; compiled once for each shape.
+
+        Args:
+          features: of these, what the model knows: tokens [B, L], attention_mask [B, L] (1 real, 0 padding),
+            token_type_ids, segment_ids, positions [B, L], mlm_positions [B, M] (logits there only). All integers.
+          collect: "hidden_states" [N+1, B, L, D] and "attentions" float32 [N, B, H, L, L], where they are wanted.
+
+        Returns:
+          hidden [B, L, D] in the model's dtype; logits float32 [B, L, V]; pooled [B, D] and next_sentence_logits
+          float32 [B, 2] where the model has them; and what was to be collected.
+
+        Raises:
+          UserError: an unknown, missing or misshapen feature, ids out of range, rows longer than the position table.
+        """
+        return _forward(self.config, self.heads, tuple(collect), self.params, self._inputs(features))
+
+    def encode(self, texts: str | Sequence[str | tuple[str, str]], multiple_of: int = 1) -> dict[str, Any]:
+        """Text as features, int32 [B, L] each: `lm(**lm.encode(texts))`. A pair of texts is BERT's sentences A and B.
+
+        BERT's rows are [CLS] A [SEP] B [SEP]; GPT's have no special tokens. Rows are padded on the right to the
+        longest, rounded up to `multiple_of`. Rows that outgrow the position table are cut, with a warning.
+        """
+        split = [(t,) if isinstance(t, str) else t for t in ([texts] if isinstance(texts, str) else texts)]
+        if not split:
+            raise UserError("there is no text to encode")
+        ids = iter(self.tokenizer.encode_batch([text for row in split for text in row]))
+        begin, end = self._frame()
+        rows, too_long = [], 0
+        for texts_of_row in split:
+            parts = [next(ids) for _ in texts_of_row]
+            room = self.config.max_position_embeddings - len(begin) - len(end) * len(parts)
+            too_long += sum(map(len, parts)) > room
+            while sum(map(len, parts)) > room:
+                max(parts, key=len).pop()
+            rows.append(([*begin, *parts[0], *end], [token for part in parts[1:] for token in [*part, *end]]))
+        if too_long:
+            limit = self.config.max_position_embeddings
+            warnings.warn(f"{too_long} of {len(rows)} texts were cut to the model's {limit} positions", stacklevel=2)
+        return self._padded(rows, multiple_of)
+
+    def generate(self, prompts: str | Sequence[str], sampling: Sampling | None = None, seed: int = 0) -> list[str]:
+        """A continuation of each prompt, without it. An empty prompt stands for the beginning of a document."""
+        tokenizer = self.tokenizer
+        start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+        rows = [ids or start for ids in tokenizer.encode_batch([prompts] if isinstance(prompts, str) else prompts)]
+        new = generate(self.config, self.params, rows, sampling or Sampling(), eos_id=tokenizer.eos_id, seed=seed)
+        return [tokenizer.decode(ids) for ids in new]
+
+    def save_hf(self, directory: str | os.PathLike[str]) -> None:
+        """Writes what transformers loads: config.json, model.safetensors and the tokenizer's files; all or nothing.
+
+        Raises:
+          UserError: the directory is not empty, or Hugging Face's architecture lacks this model's input layer.
+        """
+        path = epath.Path(directory).expanduser()
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} exists already; choose another directory, or delete it")
+        with built_aside(path) as building:
+            write_model(Model(self.config, self.heads, self.params), building)
+            if self.vocabulary is not None:
+                write_tokenizer(self.vocabulary, building, self.config.max_position_embeddings, framed=not self.causal)
+            if path.exists():
+                path.rmdir()
+
+    @property
+    def _architecture(self) -> Architecture:
+        return architecture_of(self.config)
+
+    def _known(self) -> set[str]:
+        return {"attention_mask", *self._architecture.inputs} - {"cache"}
+
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """What stands before a row and after each of its texts."""
+        if self.causal:
+            return [], []
+        cls, sep = self.tokenizer.cls_id, self.tokenizer.sep_id
+        if cls is None or sep is None:
+            raise UserError("the tokenizer has no [CLS] and [SEP], which this model puts around a text")
+        return [cls], [sep]
+
+    def _padded(self, rows: list[tuple[list[int], list[int]]], multiple_of: int) -> dict[str, np.ndarray]:
+        width = max(1, *(len(a) + len(b) for a, b in rows))
+        shape = len(rows), -(-width // multiple_of) * multiple_of
+        tokens, mask, types = np.full(shape, self.tokenizer.pad_id or 0, np.int32), *np.zeros((2, *shape), np.int32)
+        for i, (a, b) in enumerate(rows):
+            tokens[i, : len(a) + len(b)] = a + b
+            mask[i, : len(a) + len(b)] = 1
+            types[i, len(a) : len(a) + len(b)] = 1
+        features = {"tokens": tokens, "attention_mask": mask, "token_type_ids": types}
+        return {name: value for name, value in features.items() if name in self._known()}
+
+    def _inputs(self, features: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The module's inputs, checked."""
+        known = self._known()
+        if unknown := sorted(set(features) - known):
+            raise UserError(f"this model knows no '{unknown[0]}'{did_you_mean(unknown[0], known)}")
+        if "tokens" not in features:
+            raise UserError("tokens are missing")
+        inputs = dict(_checked(features, self.config))
+        check(self.config, inputs["tokens"].shape[1])
+        if "attention_mask" in inputs:
+            if "segment_ids" in inputs:
+                raise UserError("give attention_mask or segment_ids, not both")
+            mask = inputs["segment_ids"] = inputs.pop("attention_mask")
+            if self.causal:  # real tokens are counted, wherever the padding stands
+                inputs.setdefault("positions", np.maximum(np.cumsum(mask, axis=1, dtype=np.int32) - 1, 0))
+        return inputs
+
+
+def _checked(features: Mapping[str, Any], cfg: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
+    limits = {"tokens": cfg.vocab_size, "token_type_ids": getattr(cfg, "type_vocab_size", 0), "attention_mask": 2}
+    shape = np.shape(features["tokens"])
+    for name, value in features.items():
+        array = np.asarray(value)
+        if array.dtype.kind not in "iub" or array.ndim != 2 or (array.shape != shape and name != "mlm_positions"):
+            raise UserError(f"{name} must be integers [batch, length] like tokens; found {array.dtype} {array.shape}")
+        if name in limits and array.size and (array.min() < 0 or array.max() >= limits[name]):
+            raise UserError(f"{name} holds {array.min()} to {array.max()}; possible is 0 to {limits[name] - 1}")
+        yield name, array.astype(np.int32)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _forward(
+    cfg: ModelConfig, heads: tuple[str, ...], collect: tuple[str, ...], params: Params, inputs: Mapping[str, Array]
+) -> dict[str, Array]:
+    outputs = architecture_of(cfg).build(cfg, heads).apply({"params": params}, **inputs, collect=bool(collect))
+    outputs = {k: v for k, v in outputs.items() if k in collect or k not in ("hidden_states", "attentions")}
+    return outputs | ({"logits": outputs["logits"].dense()} if "logits" in outputs else {})

@@ -1,0 +1,135 @@
+"""Hugging Face directories, `config.json` beside `model.safetensors`: read in the forms that are about, written in one.
+
+They are data: JSON and safetensors are read, nothing is executed or unpickled.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from lmjax.config import from_json, to_json
+from lmjax.errors import UserError, did_you_mean
+from lmjax.models import MODELS, architecture_of
+from lmjax.models.architecture import Architecture, ModelConfig, abstract_params, check
+from lmjax.models.weights import from_hf, to_hf
+from lmjax.types import Params
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class Model(NamedTuple):
+    """A model without its tokenizer."""
+
+    config: ModelConfig
+    heads: tuple[str, ...]
+    params: Params
+
+
+def read_model(directory: epath.Path) -> Model:
+    """Reads a directory as `save_pretrained` writes it, from the backbone or from any model with known heads.
+
+    Raises:
+      UserError: an unknown architecture or option, pickled or damaged weights, a missing, unknown or misshapen tensor.
+    """
+    data = read_json(directory / "config.json")
+    architecture = _architecture(data, directory)
+    cfg = architecture.from_hf(data)
+    cfg = from_json(type(cfg), to_json(cfg), f"{directory}/config.json")  # checks the types
+    check(cfg, length=0)
+    found = _tensors(directory)
+    try:
+        tensors = _renamed(architecture, found)
+        heads = _heads(architecture, cfg, tensors)
+        params = from_hf(architecture.weights(cfg), tensors, abstract_params(architecture, cfg, heads))
+    except UserError as error:
+        raise UserError(f"{directory}: {error}") from None
+    return Model(cfg, heads, jax.device_put(params))
+
+
+def write_model(model: Model, directory: epath.Path) -> None:
+    """Writes config.json and model.safetensors. Raises UserError for a shape that Hugging Face does not have."""
+    cfg, heads, params = model
+    architecture = architecture_of(cfg)
+    content = architecture.to_hf(cfg, heads)
+    tensors = to_hf(architecture.weights(cfg), params, cfg.vocab_size)
+    (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+    whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    (directory / WEIGHTS).write_bytes(save(whole, metadata={"format": "pt"}))
+
+
+def read_json(file: epath.Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError where there is none."""
+    try:
+        data = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not readable JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{file} holds no JSON object")
+    return data
+
+
+def _architecture(data: Mapping[str, Any], directory: epath.Path) -> Architecture:
+    family = data.get("model_type")
+    if family not in MODELS:
+        raise UserError(f"{directory}/config.json: unknown model_type '{family}'{did_you_mean(str(family), MODELS)}")
+    architecture = MODELS[family]
+    for key, value in architecture.hf_fixed.items():
+        if data.get(key, value) != value:
+            raise UserError(f"{directory}/config.json: {key} is {data[key]!r}; lmjax's {family} knows {value!r} only")
+    return architecture
+
+
+def _tensors(directory: epath.Path) -> dict[str, np.ndarray]:
+    if (directory / WEIGHTS).exists():
+        return _read_safetensors(directory / WEIGHTS)
+    if (directory / INDEX).exists():
+        files = {epath.Path(file).name for file in read_json(directory / INDEX).get("weight_map", {}).values()}
+        return {k: v for file in sorted(files) for k, v in _read_safetensors(directory / file).items()}
+    if list(directory.glob("*.bin")):
+        raise UserError(
+            f"{directory} has its weights in a pickle (.bin), which lmjax never opens; rewrite them as safetensors by "
+            "transformers: AutoModelForPreTraining.from_pretrained(DIR).save_pretrained(NEW)"
+        )
+    raise UserError(f"{directory} holds no {WEIGHTS}")
+
+
+def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(file, framework="np") as tensors:
+            return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} is missing or damaged: {error}") from None
+
+
+def _renamed(architecture: Architecture, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The names of the family's table, whichever class saved the file and however long ago."""
+    whole = any(name.startswith(architecture.hf_prefix) for name in tensors)
+    renamed = {}
+    for name, tensor in tensors.items():
+        name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))  # converted from TensorFlow
+        name = name if whole else architecture.hf_prefix + name
+        if not any(re.fullmatch(regex, name) for regex in architecture.hf_ignored):
+            renamed[name] = tensor
+    for copy, original in architecture.hf_tied.items():
+        if copy in renamed:
+            tensor = renamed.pop(copy)
+            if not np.array_equal(renamed.setdefault(original, tensor), tensor):
+                raise UserError(f"weights: {copy} differs from {original}; lmjax knows this model with both tied only")
+    return renamed
+
+
+def _heads(architecture: Architecture, cfg: ModelConfig, tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """The heads whose tensors are there, and those without tensors of their own."""
+
+    def present(head: str) -> bool:
+        names = [row.name for row in architecture.weights(cfg) if row.paths[0].startswith(f"{head}/")]
+        return not names or any(name in tensors for name in names)
+
+    return tuple(filter(present, architecture.heads))

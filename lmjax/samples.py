@@ -1,0 +1,61 @@
+"""Held-out text as a trained model sees it: masked words filled in, or sentences continued. For the screen and the report."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from etils import epath
+
+from lmjax.data.store import Store
+from lmjax.interop import LanguageModel, load
+from lmjax.train.files import write_atomically
+
+if TYPE_CHECKING:
+    from lmjax.run import RunConfig
+
+COUNT = 5
+SHORTEST, LONGEST = 8, 40  # tokens of a sentence to show
+
+
+def write_samples(cfg: "RunConfig") -> list[dict[str, Any]]:
+    """Writes RUN/samples.json, `[{"title", "rows"}]`, each row a list of cells, and returns it."""
+    lm = load(cfg.directory)
+    sentences = heldout_sentences(Store.open(cfg.data[0].data.store), COUNT)
+    found = [continuations(lm, sentences) if lm.causal else filled_masks(lm, sentences)]
+    write_atomically(epath.Path(cfg.directory) / "samples.json", json.dumps(found, indent=1))
+    return found
+
+
+def heldout_sentences(store: Store, count: int) -> list[np.ndarray]:
+    """`count` held-out sentences of moderate length, evenly spread; int token ids."""
+    split = store.split("heldout")
+    starts = np.asarray(split.sentence_starts[:])
+    lengths = np.diff(starts)
+    fitting = np.flatnonzero((lengths >= SHORTEST) & (lengths <= LONGEST))
+    chosen = fitting[np.linspace(0, len(fitting) - 1, min(count, len(fitting))).astype(int)] if len(fitting) else []
+    return [np.asarray(split.tokens[starts[i] : starts[i] + lengths[i]]).astype(int) for i in chosen]
+
+
+def filled_masks(lm: LanguageModel, sentences: list[np.ndarray]) -> dict[str, Any]:
+    """The middle word of each sentence hidden: what stood there, and the model's three best guesses."""
+    tokenizer, rows = lm.tokenizer, []
+    for ids in sentences:
+        words = np.flatnonzero(tokenizer.word_begins[ids])
+        hidden = int(words[np.abs(words - len(ids) // 2).argmin()]) if len(words) else len(ids) // 2
+        masked = [*ids[:hidden], tokenizer.mask_id, *ids[hidden + 1 :]]
+        tokens = np.array([[tokenizer.cls_id, *masked, tokenizer.sep_id]], np.int32)
+        logits = lm(tokens=tokens, mlm_positions=np.array([[hidden + 1]], np.int32))["logits"][0, 0]
+        shares = np.exp(logits - np.logaddexp.reduce(logits))
+        guesses = ", ".join(f"{tokenizer.token(int(i))} {shares[i]:.0%}" for i in np.argsort(-shares)[:3])
+        text = f"{tokenizer.decode(ids[:hidden])} [MASK] {tokenizer.decode(ids[hidden + 1 :])}"
+        rows.append([text, tokenizer.token(int(ids[hidden])), guesses])
+    return {"title": "Masked words filled in (held-out text; the word; the model's guesses)", "rows": rows}
+
+
+def continuations(lm: LanguageModel, sentences: list[np.ndarray]) -> dict[str, Any]:
+    """The first half of each sentence, and what the model writes after it."""
+    prompts = [lm.tokenizer.decode(ids[: len(ids) // 2]) for ids in sentences]
+    return {
+        "title": "Held-out sentences continued (the beginning; the model's continuation)",
+        "rows": [list(row) for row in zip(prompts, lm.generate(prompts), strict=True)],
+    }

@@ -1,0 +1,171 @@
+"""From a config to what the loop runs: task, model, mesh, optimizer, placed state, compiled steps, open data.
+
+Everything that can be wrong with a config is found here, by abstract evaluation, before data or devices are touched.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lmjax.data.instances import open_table
+from lmjax.data.pipeline import Stream, batches, heldout_batches
+from lmjax.data.schedule import Schedule
+from lmjax.data.store import Store
+from lmjax.errors import UserError
+from lmjax.models import architecture_of
+from lmjax.models.architecture import Architecture, check, init_params, model_inputs
+from lmjax.parallel import check_rows, like_params, make_mesh, shardings
+from lmjax.tasks import Task, make_task
+from lmjax.train.optim import make_optimizer, make_schedule
+from lmjax.train.step import make_eval_step, make_train_step
+from lmjax.types import Outputs, TrainState
+
+if TYPE_CHECKING:
+    from lmjax.run import RunConfig
+
+
+@dataclass(frozen=True)
+class Program:
+    """The compiled side of a run. `train_step` donates the state."""
+
+    task: Task
+    architecture: Architecture
+    schedule: Schedule
+    mesh: Mesh
+    init_state: Callable[[], TrainState]
+    abstract_state: TrainState  # ShapeDtypeStructs with shardings
+    train_step: Callable[..., tuple[TrainState, dict[str, Any]]]
+    eval_step: Callable[..., Mapping[str, Any]]
+    flops: Callable[[int], float]  # of one row of a stage's batch, forwards and backwards
+
+
+def assemble(cfg: "RunConfig") -> Program:
+    """Builds and checks the program of a run.
+
+    Raises:
+      UserError: a shape, batch size, head count or mesh that does not fit.
+    """
+    task, architecture, schedule = make_task(cfg.task), architecture_of(cfg.model), Schedule(cfg.stages, cfg.skips)
+    mesh = make_mesh(cfg.mesh)
+    for stage in cfg.stages:
+        check(cfg.model, stage.length)
+        check_rows(stage.micro_batch, mesh)
+    module = architecture.build(cfg.model, task.heads)
+
+    def apply(params: Any, batch: Any, key: jax.Array | None) -> Outputs:
+        rngs = {} if key is None else {"rngs": {"dropout": key}}
+        return module.apply({"params": params}, **model_inputs(architecture, batch), train=key is not None, **rngs)
+
+    tx = make_optimizer(cfg.optim)
+    whole_run = schedule.steps if cfg.optim.unit == "steps" else schedule.tokens_before(schedule.steps)
+    train_step = make_train_step(apply, task.objective, tx, make_schedule(cfg.optim, whole_run), cfg.optim.unit)
+    eval_step = make_eval_step(apply, task.objective)
+
+    def init() -> TrainState:
+        key = jax.random.key(cfg.seed, impl=cfg.prng)
+        # Parameters always by the same generator: the choice for dropout must not change them.
+        params = init_params(architecture, cfg.model, task.heads, jax.random.key(cfg.seed, impl="threefry2x32"))
+        best = {"step": jnp.full((), -1, jnp.int32), "loss": jnp.full((), jnp.inf, jnp.float32)}
+        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key, {"best": best})
+
+    placed = _place(jax.eval_shape(init), architecture, mesh)
+    with jax.set_mesh(mesh):
+        for index in range(len(cfg.stages)):
+            jax.eval_shape(train_step, placed, _abstract_batch(task, cfg, index))
+    where = jax.tree.map(lambda leaf: leaf.sharding, placed)
+
+    def flops(index: int) -> float:
+        stage = cfg.stages[index]
+        predictions = task.predictions(stage.length, stage.masking)
+        return 3 * architecture.flops(cfg.model, stage.length, task.heads, predictions)
+
+    return Program(
+        task=task,
+        architecture=architecture,
+        schedule=schedule,
+        mesh=mesh,
+        init_state=jax.jit(init, out_shardings=where),
+        abstract_state=placed,
+        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(where, None)),
+        eval_step=jax.jit(eval_step),
+        flops=flops,
+    )
+
+
+def _place(state: TrainState, architecture: Architecture, mesh: Mesh) -> TrainState:
+    params = shardings(architecture.sharding, state.params, mesh)
+    replicated = NamedSharding(mesh, P())
+    where = jax.tree.map(lambda _: replicated, state).replace(
+        params=params, opt_state=like_params(state.opt_state, state.params, params, mesh)
+    )
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, where)
+
+
+def _abstract_batch(task: Task, cfg: "RunConfig", index: int) -> dict[str, jax.ShapeDtypeStruct]:
+    stage = cfg.stages[index]
+    features = task.features(stage.micro_batch, stage.length, stage.masking)
+    cut = {k: jax.ShapeDtypeStruct((stage.micro_batches, *v.shape), v.dtype) for k, v in features.items()}
+    return cut | {"micro_batches": jax.ShapeDtypeStruct((), np.int32), "tokens_seen": jax.ShapeDtypeStruct((), np.float32)}
+
+
+@dataclass(frozen=True)
+class Data:
+    """The open data of a run, this process's share."""
+
+    tokenizer: Any
+    train: Callable[[int, int], Iterator[tuple[int, dict[str, np.ndarray]]]]  # (first step, end) -> (step, batch)
+    heldout: Callable[[], Iterator[dict[str, np.ndarray]]]
+    token_counts: Callable[[], np.ndarray]  # int64 [vocabulary], over the first tokens of the training side
+
+
+def open_data(cfg: "RunConfig", program: Program) -> Data:
+    """Opens the stores. Raises UserError where they are missing, or of another vocabulary than the model's."""
+    task, share = program.task, (jax.process_index(), jax.process_count())
+    stores = [Store.open(entry.data.store) for entry in cfg.data]
+    tokenizer = stores[0].tokenizer
+    if any(s.tokenizer.fingerprint != tokenizer.fingerprint for s in stores):
+        raise UserError("the run's stores were made with different tokenizers; prepare them with one")
+    if tokenizer.vocab_size != cfg.model.vocab_size:
+        raise UserError(
+            f"model.vocab_size is {cfg.model.vocab_size}, but the tokenizer of {cfg.data[0].data.store} has "
+            f"{tokenizer.vocab_size} entries; set model.vocab_size to that"
+        )
+
+    def tables(index: int, split: str) -> tuple[list[Any], list[float]]:
+        stage = cfg.stages[index]
+        chosen = stage.data or range(len(stores))
+        if not set(chosen) <= set(range(len(stores))):
+            raise UserError(f"stages.{index}.data {stage.data}: the run has data entries 0 to {len(stores) - 1}")
+        instances = task.instances(stage.length)
+        return [open_table(instances, stores[i], split, cfg.seed) for i in chosen], [cfg.data[i].weight for i in chosen]
+
+    def stream(index: int) -> Stream:
+        found, weights = tables(index, "train")
+        return Stream(tuple(found), tuple(weights), task.transform(cfg.stages[index].masking, tokenizer))
+
+    streams = [stream(index) for index in range(len(cfg.stages))]
+    last = cfg.stages[-1]
+    heldout_tables, _ = tables(len(cfg.stages) - 1, "heldout")
+
+    def heldout() -> Iterator[dict[str, np.ndarray]]:
+        rows = math.ceil(cfg.evaluation.rows / len(heldout_tables)) or None
+        for table in heldout_tables:
+            yield from heldout_batches(
+                table, task.transform(last.masking, tokenizer), last.micro_batch, cfg.seed, rows, *share
+            )
+
+    def token_counts() -> np.ndarray:
+        return sum(np.bincount(s.split("train").tokens[:10_000_000], minlength=tokenizer.vocab_size) for s in stores)
+
+    def train(first: int, end: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        return batches(streams, program.schedule, cfg.seed, first, end, *share)
+
+    return Data(tokenizer, train, heldout, token_counts)

@@ -1,0 +1,63 @@
+"""Held-out figures: Means added over batches and divided once, and the baselines that they are read beside."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from lmjax.parallel import global_batch
+from lmjax.types import Array, Batch, Mean, Params
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation each `every` steps and at the end, on `rows` held-out rows (evenly spread; 0 = all)."""
+
+    every: int = 1000
+    rows: int = 1024
+
+
+def evaluate(
+    step: Callable[[Params, Batch], Mapping[str, Mean]], params: Params, batches: Iterable[Mapping[str, np.ndarray]], mesh: Mesh
+) -> dict[str, Array]:
+    """Each term's mean over all rows; and `perplexity`, exp of the loss, for the terms that are token losses.
+
+    A term that nothing weighed is not a number.
+    """
+    sums: dict[str, Mean] = {}
+    for batch in batches:
+        terms = step(params, global_batch(batch, mesh, micro_batched=False))
+        sums = {name: sums[name] + mean if name in sums else mean for name, mean in terms.items()}
+    values = {name: mean.value() for name, mean in jax.device_get(sums).items()}
+    perplexities = {f"{name}_perplexity": np.exp(values[name]) for name in ("mlm", "clm") if name in values}
+    return values | perplexities
+
+
+def baselines(
+    name: str, batches: Iterable[Mapping[str, np.ndarray]], counts: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """What knowing nothing but frequencies gives on the same rows: {term: {the baseline's name: figure}}.
+
+    Args:
+      name: the token term ("mlm" or "clm"); gets the unigram model's loss in nats (add-one smoothing) and the accuracy of
+        always answering the most frequent token.
+      counts: int64 [vocabulary] occurrences in the training text.
+
+    "nsp_accuracy", where rows carry next_sentence_labels, is the majority label's share.
+    """
+    surprise = -np.log((counts + 1) / (counts.sum() + len(counts)))
+    weight = nll = hits = 0.0
+    labels = np.zeros(2)
+    for batch in batches:
+        weights = batch["loss_weights"]
+        weight += weights.sum()
+        nll += (surprise[batch["targets"]] * weights).sum()
+        hits += ((batch["targets"] == counts.argmax()) * weights).sum()
+        if "next_sentence_labels" in batch:
+            labels += np.bincount(batch["next_sentence_labels"], batch["example_weights"], minlength=2)
+    result = {name: {"unigram": float(nll / weight)}, f"{name}_accuracy": {"unigram": float(hits / weight)}}
+    if labels.any():
+        result["nsp_accuracy"] = {"majority": float(labels.max() / labels.sum())}
+    return result

@@ -1,0 +1,157 @@
+"""The training loop: a config in, a trained state out, and a run directory that tells the story.
+
+RUN/config.json, checkpoints/, metrics.jsonl, tensorboard/, environment.json, tokenizer/, baselines.json. The same command
+again resumes; a run killed at any moment and resumed ends in the same bits as one that nobody touched.
+"""
+
+import contextlib
+import json
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from lmjax.chips import peak_flops
+from lmjax.errors import UserError
+from lmjax.parallel import global_batch
+from lmjax.train.assemble import Data, Program, assemble, open_data
+from lmjax.train.checkpoint import Checkpoints
+from lmjax.train.evaluate import baselines, evaluate
+from lmjax.train.files import write_atomically
+from lmjax.train.guard import Watchdog, reached_preemption
+from lmjax.train.log import Log
+from lmjax.types import TrainState
+
+if TYPE_CHECKING:
+    from lmjax.run import RunConfig
+
+SKIPPED_IN_A_ROW = 10  # steps without a finite gradient before a run gives up
+
+
+def train(cfg: "RunConfig") -> TrainState:
+    """Trains, or resumes, the run in `cfg.directory`; returns its last state.
+
+    Raises:
+      UserError: a bad config, data that is missing, a directory of another run, checkpoints of which none loads, or a run
+        whose loss stays not finite.
+    """
+    program = assemble(cfg)
+    data = open_data(cfg, program)
+    run_dir = epath.Path(cfg.directory)
+    with jax.set_mesh(program.mesh), Checkpoints(run_dir, cfg.checkpoint, cfg) as checkpoints:
+        restored = checkpoints.restore_latest_valid(program.abstract_state)
+        state = program.init_state() if restored is None else restored
+        end = min(cfg.stop_at or program.schedule.steps, program.schedule.steps)
+        if jax.process_index() == 0 and restored is None:
+            data.tokenizer.save(run_dir / "tokenizer")
+            found = baselines(program.task.headline, data.heldout(), data.token_counts())
+            write_atomically(run_dir / "baselines.json", json.dumps(found, indent=2))
+        log = Log(run_dir, cfg.log, None if restored is None else int(restored.step), end)
+        with contextlib.closing(log):
+            if restored is not None:
+                log.say(f"resumes at step {int(restored.step)} of {end}")
+            return _steps(cfg, program, data, state, end, checkpoints, log)
+
+
+def _steps(
+    cfg: "RunConfig", program: Program, data: Data, state: TrainState, end: int, checkpoints: Checkpoints, log: Log
+) -> TrainState:
+    meter, skipped, watchdog = Meter(cfg, program), deque(maxlen=SKIPPED_IN_A_ROW), Watchdog()
+    stream = data.train(int(state.step), end)
+    step = int(state.step)
+    while (batch := meter.wait(stream)) is not None:
+        step = batch[0] + 1  # how many steps are done after this one
+        state, metrics = program.train_step(state, global_batch(batch[1], program.mesh))
+        skipped.append(metrics["skipped"])
+        meter.add(batch[0])
+        log.tick(step)
+        if step % cfg.log.every == 0 or step == end:
+            log.train(step, metrics | {"tokens": program.schedule.tokens_before(step)}, meter.read(metrics))
+            _give_up_if_stuck(skipped, step, cfg)
+            checkpoints.check()
+        watchdog.beat()
+        last = step == program.schedule.steps or reached_preemption(step) or step == end
+        better = False
+        if step % cfg.evaluation.every == 0 or step == program.schedule.steps:
+            with watchdog.paused(), meter.paused():
+                state, better = _evaluate(program, data, state, step, log)
+        if better or last or step % cfg.checkpoint.every == 0:
+            log.flush()
+            with watchdog.paused(), meter.paused():
+                checkpoints.save(state, wait=last)
+        if last:
+            break
+    watchdog.close()
+    if step < end:
+        log.say(f"stopped at step {step} of {end} on notice of preemption; the same command resumes")
+    return state
+
+
+def _evaluate(program: Program, data: Data, state: TrainState, step: int, log: Log) -> tuple[TrainState, bool]:
+    """Logs the held-out figures; the state remembers the best step so far."""
+    figures = evaluate(program.eval_step, state.params, data.heldout(), program.mesh)
+    log.heldout(step, figures)
+    loss = float(figures[program.task.headline])
+    if not loss < float(state.extra["best"]["loss"]):
+        return state, False
+    best = {"step": jnp.asarray(step, jnp.int32), "loss": jnp.asarray(loss, jnp.float32)}
+    where = jax.tree.map(lambda leaf: leaf.sharding, program.abstract_state.extra["best"])
+    return state.replace(extra={**state.extra, "best": jax.device_put(best, where)}), True
+
+
+def _give_up_if_stuck(skipped: deque[Any], step: int, cfg: "RunConfig") -> None:
+    if len(skipped) == SKIPPED_IN_A_ROW and all(jax.device_get(list(skipped))):
+        raise UserError(
+            f"{cfg.directory}: the last {SKIPPED_IN_A_ROW} steps up to {step} had no finite gradient and changed nothing; "
+            "lower optim.peak_lr, or pass over a bad stretch of data with skips"
+        )
+
+
+class Meter:
+    """Wall-clock figures between two log lines: tokens a second, MFU, and the share of time spent waiting for data."""
+
+    def __init__(self, cfg: "RunConfig", program: Program):
+        self._schedule, self._flops = program.schedule, program.flops
+        peak, self._peak_name = peak_flops(cfg.model.dtype)
+        self._peak = peak * program.mesh.size
+        self._reset()
+
+    def wait(self, stream: Any) -> Any:
+        """The next (step, batch), or None at the end."""
+        start = time.perf_counter()
+        batch = next(stream, None)
+        self._waited += time.perf_counter() - start
+        return batch
+
+    def add(self, step: int) -> None:
+        """Step `step` (the first is 0) has been dispatched."""
+        rows = int(self._schedule.rows(step))
+        self._work += rows * self._flops(self._schedule.stage(step))
+        self._tokens += rows * self._schedule.stages[self._schedule.stage(step)].length
+        self._count += 1
+
+    @contextlib.contextmanager
+    def paused(self) -> Any:
+        """Time that belongs to no step."""
+        start = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - start
+
+    def read(self, metrics: Any) -> dict[str, float]:
+        """Waits for the step's metrics, then gives the figures since the last call."""
+        jax.block_until_ready(metrics)
+        seconds = time.perf_counter() - self._start
+        figures = {
+            "seconds_per_step": seconds / self._count,
+            "tokens_per_second": self._tokens / seconds,
+            "mfu": self._work / seconds / self._peak,
+            "data_wait": self._waited / seconds,
+        }
+        self._reset()
+        return figures
+
+    def _reset(self) -> None:
+        self._start, self._waited, self._work, self._tokens, self._count = time.perf_counter(), 0.0, 0.0, 0, 0

@@ -1,0 +1,23 @@
+"""Pretrains a model: python run_pretrain.py configs/tiny/bert.py [--field value ...]
+
+Prepares the data where that has not been done, trains or resumes, and writes the run's report.
+"""
+
+import sys
+
+from lmjax.commands import exit_codes
+
+
+@exit_codes
+def main() -> None:
+    from lmjax.config import load_and_override
+    from lmjax.parallel import initialize_distributed
+    from lmjax.run import RunConfig, pretrain
+
+    cfg = load_and_override(RunConfig, sys.argv[1:], "run_pretrain.py")
+    initialize_distributed()
+    pretrain(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""What transformers computes with random BERTs and GPT-2s: float32, eager attention, no dropout.
+
+Runs among the peers (.venv-parity).
+
+    make_models.py                          writes bert.npz, gpt2.npz and tensors.json beside this file
+    make_models.py IN OUT make SEED FOLDER  the same of fresh models, which are saved under FOLDER
+    make_models.py IN OUT read FOLDER...    the outputs of saved models for IN's FAMILY/FEATURE
+
+A record of a model holds its `config`, `weights/NAME`, `batches/FEATURE` [batches, rows, length]; for the first batch
+the logits, the loss and `gradients/NAME`; and the `losses` of AdamW steps by `recipe`.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+Record = dict[str, Any]
+
+ROWS, BATCHES, STEPS = 4, 5, 20
+TINY_BERT = {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY_BERT |= {"intermediate_size": 40, "max_position_embeddings": 14}
+TINY_GPT = {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 40, "n_positions": 14}
+TINY_GPT |= {"bos_token_id": 60, "eos_token_id": 60}
+# name: (config, row length, does it also train)
+GOLDEN = {
+    "bert": (transformers.BertConfig(**TINY_BERT), 12, True),
+    "gpt2": (transformers.GPT2Config(**TINY_GPT), 12, True),
+}
+LIVE = {
+    "bert-tiny": (
+        transformers.BertConfig(
+            **TINY_BERT | {"vocab_size": 256, "hidden_size": 48, "num_attention_heads": 3, "type_vocab_size": 3},
+            hidden_act="gelu_new",
+            layer_norm_eps=1e-5,
+        ),
+        14,
+        True,
+    ),
+    "gpt2-tiny": (
+        transformers.GPT2Config(
+            **TINY_GPT | {"vocab_size": 300, "n_embd": 48, "n_head": 3, "n_layer": 3, "n_inner": None},
+            activation_function="gelu",
+            layer_norm_epsilon=1e-6,
+        ),
+        14,
+        True,
+    ),
+    "bert-base": (transformers.BertConfig(), 64, False),
+    "gpt2-small": (transformers.GPT2Config(), 64, False),
+}
+CLASSES = {  # each class that lmjax writes for
+    "BertForPreTraining": "bert",
+    "BertForMaskedLM": "bert",
+    "BertForNextSentencePrediction": "bert",
+    "BertModel": "bert",
+    "GPT2LMHeadModel": "gpt2",
+    "GPT2Model": "gpt2",
+}
+# Large enough that a decayed bias, an unclipped gradient or a shifted schedule is seen within a few steps.
+RECIPE = {"peak_lr": 0.01, "b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 1.0, "warmup": 5}
+
+
+def random_model(config: Any, rng: np.random.Generator) -> torch.nn.Module:
+    """A pretraining model whose every tensor is random, biases and LayerNorms too."""
+    heads = {"bert": transformers.BertForPreTraining, "gpt2": transformers.GPT2LMHeadModel}
+    config.attn_implementation = "eager"
+    for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        if hasattr(config, key):
+            setattr(config, key, 0.0)
+    model = heads[config.model_type](config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            values = rng.standard_normal(parameter.shape, np.float32)
+            if parameter.ndim > 1:
+                values *= 0.6 / config.hidden_size**0.5
+            else:
+                values = 0.1 * values + name.endswith(("LayerNorm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight"))
+            parameter.copy_(torch.from_numpy(values))
+    return model
+
+
+def random_batches(
+    config: Any, rows: int, length: int, batches: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Features int32 [batches, rows, length] as transformers names them: right-padded, the first row full."""
+    shape = (batches, rows, length)
+    lengths = rng.integers(4, length + 1, (batches, rows, 1))
+    lengths[:, 0] = length
+    mask = np.arange(length) < lengths
+    # Not id 0: transformers gives a padding entry's embedding no gradient, wherever it stands.
+    tokens = np.where(mask, rng.integers(1, config.vocab_size, shape), 0)
+    if config.model_type == "gpt2":
+        features = {"input_ids": tokens, "attention_mask": mask, "labels": np.where(mask, tokens, -100)}
+    else:
+        first_types = np.arange(length) >= rng.integers(1, lengths)
+        types = np.where(first_types & mask, rng.integers(1, config.type_vocab_size, (batches, rows, 1)), 0)
+        # Position 0 always, so that each row predicts; the rest at random, so that rows predict unequal numbers.
+        predicted = mask & ((rng.random(shape) < 0.2) | (np.arange(length) == 0))
+        features = {
+            "input_ids": tokens,
+            "attention_mask": mask,
+            "token_type_ids": types,
+            "labels": np.where(predicted, rng.integers(1, config.vocab_size, shape), -100),
+            "next_sentence_label": rng.integers(0, 2, (batches, rows)),
+        }
+    return {name: x.astype(np.int32) for name, x in features.items()}
+
+
+def run(model: torch.nn.Module, features: dict[str, np.ndarray]) -> Any:
+    """The model's outputs for features [rows, length]."""
+    return model(**{name: torch.from_numpy(x.astype(np.int64)) for name, x in features.items()})
+
+
+def random_case(config: Any, length: int, train: bool, seed: int) -> tuple[torch.nn.Module, dict[str, np.ndarray]]:
+    """A random model and its batches."""
+    rng = np.random.default_rng(seed)
+    rows, batches = (ROWS, BATCHES) if train else (2, 1)
+    return random_model(config, rng), random_batches(config, rows, length, batches, rng)
+
+
+def record(model: torch.nn.Module, batches: dict[str, np.ndarray], train: bool) -> Record:
+    """What is written down about a model, but for its weights; the model is trained on the way."""
+    outputs = run(model, {name: x[0] for name, x in batches.items()})
+    outputs.loss.backward()
+    found = {
+        "config": model.config.to_json_string(use_diff=False),
+        "recipe": json.dumps(RECIPE),
+        "loss": outputs.loss.item(),
+        **{f"batches/{name}": x for name, x in batches.items()},
+        **{f"gradients/{name}": p.grad.numpy().copy() for name, p in model.named_parameters()},
+    }
+    if model.config.model_type == "bert":
+        logits = {"logits": outputs.prediction_logits, "next_sentence_logits": outputs.seq_relationship_logits}
+    else:
+        logits = {"logits": outputs.logits}
+    found |= {name: x.detach().numpy() for name, x in logits.items()}
+    return found | ({"losses": adamw(model, batches)} if train else {})
+
+
+def adamw(model: torch.nn.Module, batches: dict[str, np.ndarray]) -> np.ndarray:
+    """The loss of each step, batches in turn: torch's AdamW and clipping, linear warm-up and decay."""
+    groups = [  # biases and LayerNorms, which have one axis, are not decayed
+        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
+        {"params": [p for p in model.parameters() if p.ndim > 1]},
+    ]
+    optimizer = torch.optim.AdamW(
+        groups,
+        RECIPE["peak_lr"],
+        betas=(RECIPE["b1"], RECIPE["b2"]),
+        eps=RECIPE["eps"],
+        weight_decay=RECIPE["weight_decay"],
+    )
+    warmup = RECIPE["warmup"]
+    rates = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, (STEPS - step) / (STEPS - warmup))
+    )
+    losses = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss = run(model, {name: x[step % BATCHES] for name, x in batches.items()}).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), RECIPE["clip_norm"])
+        optimizer.step()
+        rates.step()
+        losses.append(loss.item())
+    return np.array(losses)
+
+
+def make(seed: int, folder: Path) -> Record:
+    """Records of the live cases under `CASE/`. Weights and gradients go to files of FOLDER/CASE."""
+    found = {}
+    for number, (case, (config, length, train)) in enumerate(LIVE.items()):
+        model, batches = random_case(config, length, train, seed + number)
+        model.save_pretrained(folder / case)
+        made = record(model, batches, train)
+        gradients = {k: torch.from_numpy(made.pop(k)) for k in list(made) if k.startswith("gradients/")}
+        save_file(gradients, folder / case / "gradients.safetensors")
+        found |= {f"{case}/{k}": v for k, v in made.items()}
+    return found
+
+
+def read(folder: Path, features: dict[str, np.ndarray]) -> Record:
+    """The outputs of the model that was saved at `folder`, which must hold every tensor of its class and no other."""
+    config = json.loads((folder / "config.json").read_text())
+    model, report = getattr(transformers, config["architectures"][0]).from_pretrained(
+        folder, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
+    )
+    assert not any(report.values()), report
+    family = f"{config['model_type']}/"
+    with torch.no_grad():
+        outputs = run(model.eval(), {k.removeprefix(family): x for k, x in features.items() if k.startswith(family)})
+    return {f"{folder.name}/{k}": v.numpy() for k, v in outputs.items() if isinstance(v, torch.Tensor)}
+
+
+def saved_shapes(name: str) -> dict[str, Any]:
+    """The config and the tensor shapes that transformers' class `name` saves for a tiny model."""
+    config = GOLDEN[CLASSES[name]][0]
+    with tempfile.TemporaryDirectory() as folder:
+        getattr(transformers, name)(config).save_pretrained(folder)
+        tensors = load_file(f"{folder}/model.safetensors")
+    return {"config": config.to_diff_dict(), "tensors": {k: list(tensors[k].shape) for k in sorted(tensors)}}
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    match sys.argv[1:]:
+        case []:
+            here = Path(__file__).parent
+            for name, (config, length, train) in GOLDEN.items():
+                model, batches = random_case(config, length, train, seed=0)
+                weights = {f"weights/{k}": p.detach().numpy().copy() for k, p in model.named_parameters()}
+                np.savez_compressed(here / f"{name}.npz", **weights, **record(model, batches, train))
+            shapes = [f"{json.dumps(name)}: {json.dumps(saved_shapes(name))}" for name in CLASSES]
+            (here / "tensors.json").write_text("{" + ",\n".join(shapes) + "}\n")
+        case [_, out, "make", seed, folder]:
+            np.savez(out, **make(int(seed), Path(folder)))
+        case [arrays, out, "read", *folders]:
+            with np.load(arrays, allow_pickle=False) as features:
+                found = [read(Path(folder), dict(features)) for folder in folders]
+            np.savez(out, **{k: v for outputs in found for k, v in outputs.items()})
+        case _:
+            sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

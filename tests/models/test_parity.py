@@ -1,0 +1,216 @@
+"""BERT and GPT-2 against transformers, float32: logits, losses, gradients, AdamW steps, weights in both directions.
+
+The same tests run on the committed records of tests/golden and, marked `parity`, on fresh ones of random models.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from safetensors.numpy import load_file
+
+from lmjax.interop import LanguageModel, load
+from lmjax.models import MODELS, architecture_of, weights
+from lmjax.models.architecture import abstract_params
+from lmjax.models.huggingface import Model, read_model
+from lmjax.train.optim import OptimConfig, make_optimizer, make_schedule
+from lmjax.train.step import make_train_step
+from lmjax.types import TrainState
+from tests.models.tiny import RECIPES, applier, noisy
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PEER = GOLDEN / "make_models.py"
+Arrays = Mapping[str, np.ndarray]
+
+
+class Reference(NamedTuple):
+    """A model, and what transformers computed with it: a record as tests/golden/make_models.py describes it."""
+
+    family: str
+    model: Model
+    found: Arrays
+
+    def features(self, batch: int) -> dict[str, np.ndarray]:
+        """One of the record's batches in lmjax's terms."""
+        hf = {k: v[batch] for k, v in part(self.found, "batches/").items()}
+        return mlm_features(hf) if self.family == "bert" else clm_features(hf)
+
+
+def part(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def mlm_features(hf: Arrays) -> dict[str, np.ndarray]:
+    """transformers predicts where a label is not -100; lmjax at listed positions, those of weight 0 only fill a row."""
+    labels = hf["labels"]
+    positions = np.argsort(labels < 0, axis=-1, kind="stable").astype(np.int32)
+    targets = np.take_along_axis(labels, positions, -1)
+    return {
+        "tokens": hf["input_ids"],
+        "segment_ids": hf["attention_mask"],
+        "token_type_ids": hf["token_type_ids"],
+        "mlm_positions": np.where(targets >= 0, positions, 0),
+        "targets": np.maximum(targets, 0),
+        "loss_weights": (targets >= 0).astype(np.float32),
+        "next_sentence_labels": hf["next_sentence_label"],
+        "example_weights": np.ones(len(labels), np.float32),
+    }
+
+
+def clm_features(hf: Arrays) -> dict[str, np.ndarray]:
+    return {
+        "tokens": hf["input_ids"][:, :-1],
+        "segment_ids": hf["attention_mask"][:, :-1],
+        "targets": hf["input_ids"][:, 1:],
+        "loss_weights": hf["attention_mask"][:, 1:].astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def seed() -> int:
+    """A fresh one for each run."""
+    return int(os.environ.get("LMJAX_PARITY_SEED", int.from_bytes(os.urandom(3))))
+
+
+@pytest.fixture(scope="module")
+def live(run_peer, seed) -> Iterator[tuple[Path, Arrays]]:
+    """The models that transformers saved, one a folder, and their records under `CASE/`."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder), run_peer(PEER, {}, "make", str(seed), folder)
+
+
+@pytest.fixture
+def reference(request) -> Reference:
+    where, case = request.param.split("/")
+    family = case.split("-")[0]
+    if where == "golden":
+        with np.load(GOLDEN / f"{case}.npz", allow_pickle=False) as file:
+            found = dict(file)
+        cfg = MODELS[family].from_hf(json.loads(str(found["config"])))
+        abstract = abstract_params(MODELS[family], cfg, RECIPES[family][0])
+        params = weights.from_hf(MODELS[family].weights(cfg), part(found, "weights/"), abstract)
+        return Reference(family, Model(cfg, RECIPES[family][0], params), found)
+    print(f"LMJAX_PARITY_SEED={request.getfixturevalue('seed')} repeats this")
+    folder, records = request.getfixturevalue("live")
+    gradients = load_file(folder / case / "gradients.safetensors")
+    return Reference(family, read_model(epath.Path(folder / case)), part(records, f"{case}/") | gradients)
+
+
+def on(*cases: str) -> pytest.MarkDecorator:
+    """Runs a test with the reference of each case."""
+    marks = {"golden": pytest.mark.core, "live": pytest.mark.parity}
+    cases_ = [pytest.param(case, marks=marks[case.split("/")[0]]) for case in cases]
+    return pytest.mark.parametrize("reference", cases_, indirect=True)
+
+
+TINY = ("golden/bert", "golden/gpt2", "live/bert-tiny", "live/gpt2-tiny")
+PUBLISHED = ("live/bert-base", "live/gpt2-small")
+
+
+def assert_logits(reference: Reference, atol: float) -> None:
+    hf = {k: v[0] for k, v in part(reference.found, "batches/").items()}
+    lm = LanguageModel(*reference.model, None)
+    inputs = {"tokens": hf["input_ids"]} | {k: hf[k] for k in ("attention_mask", "token_type_ids") if k in hf}
+    outputs, real = lm(**inputs), hf["attention_mask"] == 1
+    np.testing.assert_allclose(outputs["logits"][real], reference.found["logits"][real], rtol=0, atol=atol)
+    if reference.family == "bert":
+        theirs = reference.found["next_sentence_logits"]
+        np.testing.assert_allclose(outputs["next_sentence_logits"], theirs, rtol=0, atol=atol)
+
+
+@on(*TINY)
+def test_tiny_models_give_the_same_logits(reference):
+    assert_logits(reference, atol=1e-5)
+
+
+@on(*PUBLISHED)
+def test_published_shapes_give_the_same_logits(reference):
+    assert_logits(reference, atol=1e-4)
+
+
+@on(*TINY, *PUBLISHED)
+def test_loss_and_gradients_agree(reference):
+    (cfg, heads, params), objective = reference.model, RECIPES[reference.family][1]
+    batch = objective.prepare(reference.features(0))
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params):
+        return objective.loss(objective.terms(applier(cfg, heads)(params, batch, None), batch))
+
+    value, gradients = loss(params)
+    np.testing.assert_allclose(value, reference.found["loss"], rtol=1e-4)
+    assert not np.any(gradients["word_embeddings"]["embedding"][cfg.vocab_size :])  # rows that only pad
+    ours = weights.to_hf(architecture_of(cfg).weights(cfg), gradients, cfg.vocab_size)
+    theirs = part(reference.found, "gradients/")
+    assert ours.keys() == theirs.keys()
+    # A key's bias moves all scores of a query alike: its gradient is 0 but for rounding, and has no relative error.
+    rounding = 1e-6 * np.sqrt(sum(np.sum(np.square(g)) for g in theirs.values()))
+    for name, gradient in theirs.items():
+        assert np.linalg.norm(ours[name] - gradient) <= 1e-4 * np.linalg.norm(gradient) + rounding, name
+
+
+@on(*TINY)
+def test_twenty_adamw_steps_give_the_same_losses(reference):
+    cfg, losses = OptimConfig(**json.loads(str(reference.found["recipe"]))), reference.found["losses"]
+    tx, apply = make_optimizer(cfg), applier(reference.model.config, reference.model.heads)
+    train = make_train_step(apply, RECIPES[reference.family][1], tx, make_schedule(cfg, len(losses)), cfg.unit)
+    params = reference.model.params
+    state = TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), jax.random.key(0))
+    step, ours = jax.jit(train), []
+    for number in range(len(losses)):
+        batch = reference.features(number % len(reference.found["batches/input_ids"]))
+        # Two micro-batches with unequal numbers of predictions: the objective is that of the whole batch.
+        halves = {k: v.reshape(2, -1, *v.shape[1:]) for k, v in batch.items()}
+        state, metrics = step(state, halves | {"micro_batches": np.int32(2), "tokens_seen": np.float32(0)})
+        ours.append(metrics["loss"])
+    np.testing.assert_allclose(ours, losses, rtol=0, atol=1e-4)
+    assert losses[-1] < losses[0] - 0.5  # it was not all warm-up
+
+
+# family and heads: the name of each output in the class of transformers that has these heads
+WRITTEN = {
+    ("bert", "mlm", "nsp"): {"logits": "prediction_logits", "next_sentence_logits": "seq_relationship_logits"},
+    ("bert", "mlm"): {"logits": "logits"},
+    ("bert", "nsp"): {"next_sentence_logits": "logits"},
+    ("bert", "pooler"): {"hidden": "last_hidden_state", "pooled": "pooler_output"},
+    ("gpt2", "clm"): {"logits": "logits"},
+    ("gpt2",): {"hidden": "last_hidden_state"},
+}
+
+
+@pytest.mark.parity
+def test_transformers_loads_what_lmjax_writes_and_back(run_peer, seed, tmp_path):
+    print(f"LMJAX_PARITY_SEED={seed} repeats this")
+    rng, order = np.random.default_rng(seed), np.arange(14)
+    mask = (order < np.array([[14], [5], [9]])).astype(np.int32)  # GPT-2's is turned round: padding before a prompt
+    masks = {"bert": mask, "gpt2": mask[:, ::-1]}
+    tokens = {family: rng.integers(1, 61, mask.shape, np.int32) * masks[family] for family in masks}
+    types = rng.integers(0, 2, mask.shape, np.int32) * mask
+    positions = np.maximum(np.cumsum(masks["gpt2"], 1) - 1, 0)
+    features = {f"{family}/input_ids": x for family, x in tokens.items()}
+    features |= {f"{family}/attention_mask": x for family, x in masks.items()}
+    features |= {"bert/token_type_ids": types, "gpt2/position_ids": positions}
+    expected = {}
+    for (family, *heads), names in WRITTEN.items():
+        with np.load(GOLDEN / f"{family}.npz", allow_pickle=False) as file:
+            cfg = MODELS[family].from_hf(json.loads(str(file["config"])))
+        model, name = LanguageModel(cfg, tuple(heads), noisy(cfg, tuple(heads)), None), "-".join([family, *heads])
+        model.save_hf(tmp_path / name)
+        inputs = {"tokens": tokens[family], "attention_mask": masks[family]}
+        inputs |= {"token_type_ids": types} if family == "bert" else {}
+        outputs, again = model(**inputs), load(tmp_path / name)(**inputs)
+        jax.tree.map(np.testing.assert_array_equal, {k: again[k] for k in outputs}, outputs)
+        expected |= {f"{name}/{theirs}": (outputs[ours], masks[family] == 1) for ours, theirs in names.items()}
+    found = run_peer(PEER, features, "read", *sorted(str(folder) for folder in tmp_path.iterdir()))
+    for name, (values, real) in expected.items():
+        real = real if values.ndim == 3 else slice(None)
+        np.testing.assert_allclose(found[name][real], values[real], rtol=0, atol=1e-5, err_msg=name)

@@ -1,0 +1,99 @@
+"""Tiny models of every family, whose parameters leave nothing at zero or one, and the batches that they read."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+
+from lmjax import objectives
+from lmjax.models import MODELS, architecture_of
+from lmjax.models.architecture import ModelConfig, abstract_params, model_inputs
+from lmjax.models.weights import flatten, unflatten
+from lmjax.objectives import Objective
+
+VOCAB = 120  # the tables have 128 rows
+RECIPES: dict[str, tuple[tuple[str, ...], Objective]] = {  # family: heads and objective of its pretraining
+    "bert": (("mlm", "nsp"), objectives.mlm(next_sentence=True)),
+    "gpt2": (("clm",), objectives.clm()),
+}
+
+
+def tiny(family: str, **changes: Any) -> ModelConfig:
+    """Two layers of width 32, without dropout."""
+    shape = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 16,
+    }
+    config = MODELS[family].config
+    quiet = {f.name: 0.0 for f in fields(config) if f.name.endswith("dropout")}
+    return config(**shape | quiet | changes)
+
+
+def noisy(cfg: ModelConfig, heads: tuple[str, ...]) -> dict[str, Any]:
+    """Random parameters of moderate size; biases, scales and the rows that pad the vocabulary are random too."""
+    rng = np.random.default_rng(0)
+
+    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        noise = rng.normal(size=shape)
+        if path.endswith("kernel"):
+            noise *= cfg.hidden_size**-0.5
+        elif not path.endswith("embedding"):
+            noise = path.endswith("scale") + 0.1 * noise
+        return np.asarray(noise, np.float32)
+
+    leaves = flatten(abstract_params(architecture_of(cfg), cfg, heads))
+    return unflatten({path: draw(path, leaf.shape) for path, leaf in leaves.items()})
+
+
+@cache
+def forward(cfg: ModelConfig, heads: tuple[str, ...], collect: bool = False) -> Callable[..., dict[str, Any]]:
+    """A jitted (params, **inputs) -> Outputs as a dict, with dense logits."""
+    module = architecture_of(cfg).build(cfg, heads)
+
+    @jax.jit
+    def run(params: Any, **inputs: Any) -> dict[str, Any]:
+        outputs = dict(module.apply({"params": params}, **inputs, collect=collect))
+        return outputs | ({"logits": outputs["logits"].dense()} if "logits" in outputs else {})
+
+    return run
+
+
+def applier(cfg: ModelConfig, heads: tuple[str, ...]) -> Callable[..., Any]:
+    """(params, micro-batch, dropout key or None) -> Outputs, as the train step wants it."""
+    architecture = architecture_of(cfg)
+    module = architecture.build(cfg, heads)
+
+    def apply(params: Any, batch: Mapping[str, Any], key: Any) -> Any:
+        rngs = {} if key is None else {"rngs": {"dropout": key}}
+        return module.apply({"params": params}, **model_inputs(architecture, batch), train=key is not None, **rngs)
+
+    return apply
+
+
+def random_batch(family: str, rows: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A pretraining batch [rows, length] whose weights are very uneven: some rows are short, and one counts for nothing."""
+    rng = np.random.default_rng(seed)
+    real = np.arange(length)[None] < rng.integers(length // 2, length + 1, (rows, 1))
+    batch = {
+        "tokens": rng.integers(0, VOCAB, (rows, length)).astype(np.int32),
+        "segment_ids": real.astype(np.int32),
+        "example_weights": (np.arange(rows) != 1).astype(np.float32),
+    }
+    if family == "bert":
+        masked = 3
+        batch |= {
+            "token_type_ids": rng.integers(0, 2, (rows, length)).astype(np.int32),
+            "mlm_positions": rng.integers(0, length // 2, (rows, masked)).astype(np.int32),
+            "next_sentence_labels": rng.integers(0, 2, rows).astype(np.int32),
+        }
+        real = np.arange(masked)[None] < rng.integers(1, masked + 1, (rows, 1))
+    weights = real * batch["example_weights"][:, None] * rng.choice([0.0, 1.0, 5.0], (rows, 1))
+    targets = rng.integers(0, VOCAB, weights.shape).astype(np.int32)
+    return batch | {"targets": targets, "loss_weights": weights.astype(np.float32)}

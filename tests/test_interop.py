@@ -1,0 +1,320 @@
+"""Loading, calling, encoding and saving models; the forms in which Hugging Face's weights are found."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import lmjax
+from lmjax.errors import UserError
+from lmjax.models import MODELS
+from lmjax.train.checkpoint import Checkpoints
+from tests.models.tiny import forward
+from tests.tiny_runs import SENTENCES, bert_run, gpt_run
+
+TEXTS = [SENTENCES[0], "The dog", SENTENCES[3][:30]]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run directory of each family."""
+    folder = tmp_path_factory.mktemp("runs")
+    bert_run(folder / "bert")
+    gpt_run(folder / "gpt2")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(runs, tmp_path_factory):
+    """The same two as Hugging Face directories."""
+    folder = tmp_path_factory.mktemp("saved")
+    for family in MODELS:
+        lmjax.load(runs / family).save_hf(folder / family)
+    return folder
+
+
+def rewritten(source, target, change, **config):
+    """A copy of a Hugging Face directory whose tensors went through `change` and whose config has other values."""
+    shutil.copytree(source, target)
+    save_file(change(load_file(source / "model.safetensors")), target / "model.safetensors")
+    data = json.loads((source / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(data | config))
+    return target
+
+
+def same_outputs(a, b, names=None):
+    features = a.encode(TEXTS)
+    a, b = a(**features), b(**features)
+    assert set(a) == set(b) or names
+    for name in names or a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_a_run_its_checkpoints_and_best(runs, family):
+    newest, best = lmjax.load(runs / family), lmjax.load(runs / family / "best")
+    same_outputs(newest, lmjax.load(runs / family / "checkpoints" / "2"))
+    same_outputs(best, lmjax.load(str(runs / family / "checkpoints" / "1")))
+    for a, b in zip(jax.tree.leaves(newest.params), jax.tree.leaves(best.params), strict=True):
+        np.testing.assert_array_equal(a, 1.5 * b)
+
+
+@pytest.mark.parametrize(("family", "names"), [("bert", {"pooled", "next_sentence_logits"}), ("gpt2", set())])
+def test_outputs_and_their_shapes(runs, family, names):
+    lm = lmjax.load(runs / family)
+    outputs = lm(**lm.encode(TEXTS), collect=("hidden_states",))
+    rows, length = lm.encode(TEXTS)["tokens"].shape
+    assert set(outputs) == {"hidden", "logits", "hidden_states"} | names
+    assert outputs["logits"].shape == (rows, length, lm.config.vocab_size)
+    assert outputs["logits"].dtype == np.float32
+    assert outputs["hidden_states"].shape == (3, rows, length, 32)
+    assert lm.num_params == sum(x.size for x in jax.tree.leaves(lm.params)) - sum(
+        (lm.config.padded_vocab_size - lm.config.vocab_size) * width for width in ((32, 1) if family == "bert" else (32,))
+    )
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_on_either_side_changes_nothing(runs, family, side):
+    lm = lmjax.load(runs / family)
+    alone = lm.encode(TEXTS[1])
+    wide = {k: np.pad(v, [(0, 0), (5, 0) if side == "left" else (0, 5)]) for k, v in alone.items()}
+    real = np.s_[:, 5:] if side == "left" else np.s_[:, :-5]
+    if family == "bert" and side == "left":
+        wide["positions"] = np.maximum(np.arange(wide["tokens"].shape[1])[None] - 5, 0)
+    np.testing.assert_allclose(lm(**wide)["logits"][real], lm(**alone)["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_bert_is_what_the_module_says(runs):
+    lm = lmjax.load(runs / "bert")
+    features = lm.encode(TEXTS)
+    expected = forward(lm.config, lm.heads)(
+        lm.params, tokens=features["tokens"], segment_ids=features["attention_mask"]
+    )
+    for name, value in lm(**features).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_bert_encodes_pairs_with_special_tokens(runs):
+    lm = lmjax.load(runs / "bert")
+    tokenizer = lm.tokenizer
+    a, b = tokenizer.encode("the dog"), tokenizer.encode("ran away .")
+    features = lm.encode([("the dog", "ran away ."), "the dog"])
+    frame = [tokenizer.cls_id, *a, tokenizer.sep_id]
+    assert features["tokens"][0].tolist() == [*frame, *b, tokenizer.sep_id]
+    assert features["token_type_ids"][0].tolist() == [0] * len(frame) + [1] * (len(b) + 1)
+    assert features["tokens"][1].tolist() == frame + [tokenizer.pad_id] * (len(b) + 1)
+    assert features["attention_mask"][1].tolist() == [1] * len(frame) + [0] * (len(b) + 1)
+
+
+def test_gpt_encodes_plain_text(runs):
+    lm = lmjax.load(runs / "gpt2")
+    features = lm.encode(TEXTS, multiple_of=32)
+    assert set(features) == {"tokens", "attention_mask"}
+    assert features["tokens"].shape[1] % 32 == 0
+    for text, row, mask in zip(TEXTS, features["tokens"], features["attention_mask"], strict=True):
+        assert lm.tokenizer.decode(row[: mask.sum()]) == text
+
+
+def test_long_texts_are_cut_with_a_warning(runs):
+    lm = lmjax.load(runs / "bert")
+    with pytest.warns(UserWarning, match="1 of 2 texts were cut to the model's 64 positions"):
+        features = lm.encode([("dog " * 200, "the postman"), "dog"])
+    assert features["tokens"].shape == (2, 64)
+    assert features["tokens"][0, -1] == lm.tokenizer.sep_id
+    assert lm.tokenizer.decode(features["tokens"][0][features["token_type_ids"][0] == 1]) == "the postman"
+
+
+@pytest.mark.parametrize(
+    ("features", "complaint"),
+    [
+        ({"token": [[1]]}, "no 'token'; did you mean 'tokens'"),
+        ({"attention_mask": [[1]]}, "tokens are missing"),
+        ({"tokens": [[5000]]}, "tokens holds 5000 to 5000; possible is 0 to"),
+        ({"tokens": [[-1]]}, "tokens holds -1"),
+        ({"tokens": [[1, 2]], "attention_mask": [[1]]}, r"attention_mask must be integers.*found int64 \(1, 1\)"),
+        ({"tokens": [[1.5]]}, "tokens must be integers"),
+        ({"tokens": np.ones((1, 65), int)}, "length 65 exceeds the position table"),
+        ({"tokens": [[1]], "attention_mask": [[1]], "segment_ids": [[1]]}, "not both"),
+    ],
+)
+def test_bad_features_are_named(runs, features, complaint):
+    with pytest.raises(UserError, match=complaint):
+        lmjax.load(runs / "bert")(**features)
+
+
+def test_gpt_knows_no_token_types(runs):
+    with pytest.raises(UserError, match="no 'token_type_ids'"):
+        lmjax.load(runs / "gpt2")(tokens=[[1]], token_type_ids=[[0]])
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_there_and_back(runs, saved, family):
+    lm, back = lmjax.load(runs / family), lmjax.load(saved / family)
+    assert (back.config, back.tokenizer.fingerprint != "") == (lm.config, True)
+    same_outputs(lm, back)
+    assert not any("decoder" in name or "lm_head" in name for name in load_file(saved / family / "model.safetensors"))
+
+
+def without_prefix(prefix, heads):
+    return lambda tensors: {k.removeprefix(prefix): v for k, v in tensors.items() if not k.startswith(heads)}
+
+
+FORMS = {
+    "the backbone alone": ("bert", without_prefix("bert.", "cls."), ["hidden", "pooled"]),
+    "gamma and beta": (
+        "bert",
+        lambda t: {
+            k.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): v for k, v in t.items()
+        },
+        None,
+    ),
+    "masked words only": (
+        "bert",
+        lambda t: {k: v for k, v in t.items() if "pooler" not in k and "seq_relationship" not in k},
+        ["hidden", "logits"],
+    ),
+    "tied tensors twice": (
+        "bert",
+        lambda t: t
+        | {
+            "cls.predictions.decoder.weight": t["bert.embeddings.word_embeddings.weight"],
+            "cls.predictions.decoder.bias": t["cls.predictions.bias"],
+            "bert.embeddings.position_ids": np.arange(64)[None],
+        },
+        None,
+    ),
+    "the GPT-2 of the Hub": (
+        "gpt2",
+        lambda t: {k.removeprefix("transformer."): v for k, v in t.items()}
+        | {"h.0.attn.bias": np.ones((1, 1, 64, 64), np.float32), "h.1.attn.masked_bias": np.float32([-1e4])},
+        None,
+    ),
+    "a head tied to its table": ("gpt2", lambda t: t | {"lm_head.weight": t["transformer.wte.weight"]}, None),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_forms_of_the_same_weights(saved, tmp_path, form):
+    family, change, names = FORMS[form]
+    lm = lmjax.load(rewritten(saved / family, tmp_path / "form", change))
+    same_outputs(lmjax.load(saved / family), lm, names)
+    assert names is None or set(lm(**lm.encode(TEXTS))) == set(names)
+
+
+def test_shards_and_half_precision(saved, tmp_path):
+    shutil.copytree(saved / "bert", tmp_path / "bert")
+    tensors = {k: v.astype(np.float16) for k, v in load_file(saved / "bert" / "model.safetensors").items()}
+    (tmp_path / "bert" / "model.safetensors").unlink()
+    shards = {name: f"model-{i % 2}.safetensors" for i, name in enumerate(tensors)}
+    for shard in set(shards.values()):
+        save_file({k: v for k, v in tensors.items() if shards[k] == shard}, tmp_path / "bert" / shard)
+    (tmp_path / "bert" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    lm, exact = lmjax.load(tmp_path / "bert"), lmjax.load(saved / "bert")
+    for a, b in zip(jax.tree.leaves(lm.params), jax.tree.leaves(exact.params), strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+    (tmp_path / "bert" / "model-1.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model-1\.safetensors is missing or damaged"):
+        lmjax.load(tmp_path / "bert")
+
+
+def one_wrong(tensors):
+    return tensors | {"lm_head.weight": tensors["transformer.wte.weight"] + 1}
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "config", "complaint"),
+    [
+        ("bert", lambda t: t | {"classifier.weight": np.ones(2, np.float32)}, {}, "unknown tensor .*classifier"),
+        ("bert", lambda t: {k: v for k, v in t.items() if "LayerNorm" not in k}, {}, "LayerNorm.weight is missing"),
+        ("bert", lambda t: t, {"hidden_size": 64}, "has shape"),
+        ("bert", lambda t: t, {"hidden_size": "32"}, "config.hidden_size: expected int|hidden_size: expected int"),
+        ("bert", lambda t: t, {"num_attention_heads": 5}, "not divisible by num_attention_heads"),
+        ("bert", lambda t: t, {"model_type": "berd"}, "unknown model_type 'berd'; did you mean 'bert'"),
+        ("bert", lambda t: t, {"is_decoder": True}, "is_decoder is True"),
+        ("bert", lambda t: t, {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        ("gpt2", one_wrong, {}, "lm_head.weight differs from transformer.wte.weight"),
+        ("gpt2", lambda t: t, {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+    ],
+)
+def test_what_does_not_fit_is_named(saved, tmp_path, family, change, config, complaint):
+    with pytest.raises(UserError, match=complaint):
+        lmjax.load(rewritten(saved / family, tmp_path / "bad", change, **config))
+
+
+def test_damaged_and_pickled_weights(saved, tmp_path):
+    bad = rewritten(saved / "bert", tmp_path / "bad", lambda t: t)
+    (bad / "model.safetensors").write_bytes((bad / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(UserError, match="missing or damaged"):
+        lmjax.load(bad)
+    (bad / "model.safetensors").rename(bad / "pytorch_model.bin")
+    with pytest.raises(UserError, match="pickle.*never opens"):
+        lmjax.load(bad)
+    (bad / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json is not readable JSON"):
+        lmjax.load(bad)
+
+
+def test_a_hub_id_names_the_download(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name, folder in {"bert-base-uncased": "bert-base-uncased", "openai-community/gpt2": "gpt2"}.items():
+        with pytest.raises(UserError, match=f"no directory.*`hf download {name} --local-dir {folder}`"):
+            lmjax.load(name)
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        lmjax.load(tmp_path)
+
+
+def test_a_tokenizer_of_another_model(saved, runs, tmp_path):
+    mixed = rewritten(saved / "bert", tmp_path / "mixed", lambda t: t)
+    shutil.copy(runs / "gpt2" / "tokenizer" / "tokenizer.json", mixed / "tokenizer.json")
+    with pytest.raises(UserError, match="do not belong together"):
+        lmjax.load(mixed)
+    (mixed / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="no tokenizer"):
+        lmjax.load(mixed).encode("the dog")
+
+
+def test_an_older_schema_and_another_class(runs, tmp_path):
+    shutil.copytree(runs / "gpt2" / "checkpoints" / "2", tmp_path / "2")
+    file = tmp_path / "2" / "config.json"
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps(data | {"schema_version": 0}))
+    with pytest.raises(UserError, match="config schema 0"):
+        lmjax.load(tmp_path / "2")
+    data["config"]["model"]["type"] = "GtpConfig"
+    file.write_text(json.dumps(data))
+    with pytest.raises(UserError, match="unknown type 'GtpConfig'; did you mean 'GptConfig'"):
+        lmjax.load(tmp_path / "2")
+
+
+def test_save_hf_never_overwrites_and_leaves_nothing_half(runs, tmp_path):
+    lm = lmjax.load(runs / "bert")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        lm.save_hf(tmp_path / "full")
+    (tmp_path / "empty").mkdir()
+    lm.save_hf(tmp_path / "empty")
+    assert (tmp_path / "empty" / "model.safetensors").exists()
+    bert_run(tmp_path / "concat", position_combine="concat")
+    with pytest.raises(UserError, match="cannot be converted"):
+        lmjax.load(tmp_path / "concat").save_hf(tmp_path / "none")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["concat", "empty", "full"]
+
+
+def test_how_it_was_trained_does_not_bind_its_use(tmp_path):
+    cfg = gpt_run(tmp_path / "run", attention="cudnn", remat="full")
+    assert cfg.model.attention == "cudnn"
+    lm = lmjax.load(tmp_path / "run")
+    assert (lm.config.attention, lm.config.remat) == ("xla", "none")
+    assert np.isfinite(lm(**lm.encode("The dog"))["logits"]).all()
+
+
+def test_a_run_is_still_being_written(tmp_path):
+    cfg = gpt_run(tmp_path / "run")
+    with Checkpoints(tmp_path / "run", cfg.checkpoint, cfg):  # its lock does not keep readers out
+        assert lmjax.load(tmp_path / "run").heads == ("clm",)

@@ -1,0 +1,65 @@
+"""Small run directories as the training loop leaves them, with random parameters, and the text that they know."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.data.prepare import DataConfig, WeightedData
+from lmjax.data.schedule import Stage
+from lmjax.data.sources import TextFiles
+from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
+from lmjax.models.architecture import ModelConfig
+from lmjax.models.bert import BertConfig
+from lmjax.models.gpt import GptConfig
+from lmjax.run import RunConfig
+from lmjax.tasks import make_task
+from lmjax.tasks.pretraining import ClmConfig, MlmConfig
+from lmjax.train.checkpoint import Checkpoints
+from lmjax.types import TrainState
+from tests.models.tiny import noisy
+
+SENTENCES = [
+    "The dog barked at the old postman, and the postman ran away.",
+    "A river bank is no place for a bank clerk, said the clerk.",
+    "Seventeen unbelievable elephants walked slowly into the river.",
+    "Nobody knows why the elephants and the dog became friends.",
+]
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def tiny_tokenizer(kind: str) -> Tokenizer:
+    """Trained on SENTENCES, "wordpiece", "byte_bpe" or "sentencepiece"."""
+    size = 320 if kind == "byte_bpe" else 90
+    return make_tokenizer(TokenizerConfig(kind, size), SENTENCES * 3)  # type: ignore[arg-type]
+
+
+def bert_run(directory: Path, **changes: Any) -> RunConfig:
+    """Steps 1 and 2 of a BERT, of which step 1 was best."""
+    tokenizer = tiny_tokenizer("wordpiece")
+    cfg = BertConfig(vocab_size=tokenizer.vocab_size, max_position_embeddings=64, **SHAPE, **changes)
+    return _write(directory, cfg, MlmConfig(), tokenizer)
+
+
+def gpt_run(directory: Path, **changes: Any) -> RunConfig:
+    """The same of a GPT-2."""
+    tokenizer = tiny_tokenizer("byte_bpe")
+    cfg = GptConfig(vocab_size=tokenizer.vocab_size, max_position_embeddings=64, **SHAPE, **changes)
+    return _write(directory, cfg, ClmConfig(), tokenizer)
+
+
+def _write(directory: Path, model: ModelConfig, task: Any, tokenizer: Tokenizer) -> RunConfig:
+    data = DataConfig("no_store", TextFiles("no_text"), TokenizerConfig("file", path="no_vocabulary"))
+    stages = (Stage(until_step=2, batch_size=2, length=16),)
+    cfg = RunConfig(directory=str(directory), model=model, task=task, data=(WeightedData(data),), stages=stages)
+    params = jax.tree.map(jnp.asarray, noisy(dataclasses.replace(model, attention="xla"), make_task(task).heads))
+    best = {"step": jnp.asarray(1, jnp.int32), "loss": jnp.asarray(1.0)}
+    with Checkpoints(directory, cfg.checkpoint, cfg) as checkpoints:
+        for step in (1, 2):
+            state = TrainState(jnp.asarray(step, jnp.int32), params, {}, jax.random.key(0), {"best": best})
+            checkpoints.save(state, wait=True)
+            params = jax.tree.map(lambda x: 1.5 * x, params)
+    tokenizer.save(directory / "tokenizer")
+    return cfg
