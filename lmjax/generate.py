@@ -15,7 +15,7 @@ import numpy as np
 
 from lmjax.errors import UserError
 from lmjax.models import architecture_of
-from lmjax.models.architecture import ModelConfig, check
+from lmjax.models.architecture import ModelConfig
 from lmjax.models.gpt import empty_cache
 from lmjax.types import Array, Params
 
@@ -61,11 +61,14 @@ def generate(
     if not prompts or not all(prompts):
         raise UserError("a prompt is empty; give at least one token to continue")
     lengths = np.array([len(p) for p in prompts])
-    check(cfg, int(lengths.max()) + sampling.max_new_tokens)
-    width = -(-int(lengths.max()) // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
+    longest, rows = int(lengths.max()), cfg.max_position_embeddings
+    if cfg.position_embedding == "learned" and longest + sampling.max_new_tokens > rows:
+        needed = f"a prompt of {longest} tokens and {sampling.max_new_tokens} new ones"
+        raise UserError(f"{needed} exceed the position table ({rows} rows); lower max_new_tokens, or cut the prompt")
+    width = -(-longest // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
     tokens_BP = np.array([[0] * (width - len(p)) + list(p) for p in prompts], np.int32)
     segment_ids_BP = (np.arange(width)[None] >= width - lengths[:, None]).astype(np.int32)
-    end = -1 if eos_id is None else eos_id
+    end = jnp.int32(-1 if eos_id is None else eos_id)
     new_BN = _generate(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed))
     return [row[: row.index(eos_id)] if eos_id in row else row for row in np.asarray(new_BN).tolist()]
 
@@ -95,11 +98,11 @@ def draw(logits_BV: Array, sampling: Sampling, keys_B: Array) -> Array:
     return jax.vmap(jax.random.categorical)(keys_B, next_token_logits(logits_BV, sampling)).astype(jnp.int32)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1))
 def _generate(
     cfg: ModelConfig,
     sampling: Sampling,
-    eos_id: int,
+    eos_id: Array,
     params: Params,
     tokens_BP: Array,
     segment_ids_BP: Array,

@@ -13,8 +13,6 @@ from lmjax.data.prepare import WeightedData, prepare
 from lmjax.data.schedule import Stage
 from lmjax.models import ModelConfig
 from lmjax.parallel import MeshConfig
-from lmjax.report import report
-from lmjax.samples import write_samples
 from lmjax.tasks import TaskConfig, make_task
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.evaluate import EvalConfig
@@ -70,6 +68,9 @@ def pretrain(cfg: RunConfig) -> None:
     multihost_utils.sync_global_devices("data prepared")
     train(cfg)
     if jax.process_index() == 0:
+        from lmjax.report import report  # matplotlib takes its time, and most processes never draw
+        from lmjax.samples import write_samples
+
         samples = write_samples(cfg)
         page = report(cfg.directory)
         print(summary(cfg.directory, samples, page))

@@ -1,7 +1,9 @@
 """Loading, calling, encoding and saving models; the forms in which Hugging Face's weights are found."""
 
+import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,9 +15,10 @@ from lmjax.errors import UserError
 from lmjax.models import MODELS
 from lmjax.train.checkpoint import Checkpoints
 from tests.models.tiny import forward
-from tests.tiny_runs import SENTENCES, bert_run, gpt_run
+from tests.tiny_runs import SENTENCES, bert_run, gpt_run, tiny_tokenizer
 
 TEXTS = [SENTENCES[0], "The dog", SENTENCES[3][:30]]
+PEER = Path(__file__).with_name("golden") / "auto_load.py"
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,8 @@ def test_outputs_and_their_shapes(runs, family, names):
     assert outputs["logits"].dtype == np.float32
     assert outputs["hidden_states"].shape == (3, rows, length, 32)
     assert lm.num_params == sum(x.size for x in jax.tree.leaves(lm.params)) - sum(
-        (lm.config.padded_vocab_size - lm.config.vocab_size) * width for width in ((32, 1) if family == "bert" else (32,))
+        (lm.config.padded_vocab_size - lm.config.vocab_size) * width
+        for width in ((32, 1) if family == "bert" else (32,))
     )
 
 
@@ -167,9 +171,7 @@ FORMS = {
     "the backbone alone": ("bert", without_prefix("bert.", "cls."), ["hidden", "pooled"]),
     "gamma and beta": (
         "bert",
-        lambda t: {
-            k.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): v for k, v in t.items()
-        },
+        lambda t: {k.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): v for k, v in t.items()},
         None,
     ),
     "masked words only": (
@@ -179,18 +181,22 @@ FORMS = {
     ),
     "tied tensors twice": (
         "bert",
-        lambda t: t
-        | {
-            "cls.predictions.decoder.weight": t["bert.embeddings.word_embeddings.weight"],
-            "cls.predictions.decoder.bias": t["cls.predictions.bias"],
-            "bert.embeddings.position_ids": np.arange(64)[None],
-        },
+        lambda t: (
+            t
+            | {
+                "cls.predictions.decoder.weight": t["bert.embeddings.word_embeddings.weight"],
+                "cls.predictions.decoder.bias": t["cls.predictions.bias"],
+                "bert.embeddings.position_ids": np.arange(64)[None],
+            }
+        ),
         None,
     ),
     "the GPT-2 of the Hub": (
         "gpt2",
-        lambda t: {k.removeprefix("transformer."): v for k, v in t.items()}
-        | {"h.0.attn.bias": np.ones((1, 1, 64, 64), np.float32), "h.1.attn.masked_bias": np.float32([-1e4])},
+        lambda t: (
+            {k.removeprefix("transformer."): v for k, v in t.items()}
+            | {"h.0.attn.bias": np.ones((1, 1, 64, 64), np.float32), "h.1.attn.masked_bias": np.float32([-1e4])}
+        ),
         None,
     ),
     "a head tied to its table": ("gpt2", lambda t: t | {"lm_head.weight": t["transformer.wte.weight"]}, None),
@@ -252,7 +258,7 @@ def test_damaged_and_pickled_weights(saved, tmp_path):
     with pytest.raises(UserError, match="missing or damaged"):
         lmjax.load(bad)
     (bad / "model.safetensors").rename(bad / "pytorch_model.bin")
-    with pytest.raises(UserError, match="pickle.*never opens"):
+    with pytest.raises(UserError, match=r"pickle.*never opens"):
         lmjax.load(bad)
     (bad / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json is not readable JSON"):
@@ -318,3 +324,21 @@ def test_a_run_is_still_being_written(tmp_path):
     cfg = gpt_run(tmp_path / "run")
     with Checkpoints(tmp_path / "run", cfg.checkpoint, cfg):  # its lock does not keep readers out
         assert lmjax.load(tmp_path / "run").heads == ("clm",)
+
+
+@pytest.mark.parity
+def test_transformers_loads_what_is_saved(runs, saved, tmp_path, run_peer):
+    lm = lmjax.load(runs / "bert")
+    vocabulary = tiny_tokenizer("sentencepiece")  # the table has rows to spare
+    dataclasses.replace(lm, vocabulary=vocabulary).save_hf(tmp_path / "bert")
+    folders = [saved / "bert", saved / "gpt2", tmp_path / "bert"]
+    found = run_peer(PEER, {"texts": np.array(TEXTS)}, *map(str, folders))
+    for i, folder in enumerate(folders):
+        lm = lmjax.load(folder)
+        features = lm.encode(TEXTS)
+        real = features["attention_mask"] == 1
+        np.testing.assert_array_equal(features["attention_mask"], found[f"{i}/mask"])
+        np.testing.assert_array_equal(features["tokens"][real], found[f"{i}/ids"][real])
+        for name in ("hidden", "logits"):
+            difference = np.abs(lm(**features)[name][real] - found[f"{i}/{name}"][real]).max()
+            assert difference < 1e-5 * max(1, np.abs(found[f"{i}/{name}"]).max()), (folder, name)

@@ -74,5 +74,7 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(UserError, match=rf"checkpoints/7 is damaged \(1 of .*{file.name}.*sound: 6"):
         verify(tmp_path)
     assert file.exists()  # it only reads
+    with pytest.raises(UserError, match="checkpoints/7 is damaged"):
+        fingerprint(tmp_path)
     with pytest.raises(UserError, match="holds no checkpoint"):
         verify(tmp_path / "nowhere")

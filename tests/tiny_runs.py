@@ -51,7 +51,7 @@ def gpt_run(directory: Path, **changes: Any) -> RunConfig:
 
 
 def _write(directory: Path, model: ModelConfig, task: Any, tokenizer: Tokenizer) -> RunConfig:
-    data = DataConfig("no_store", TextFiles("no_text"), TokenizerConfig("file", path="no_vocabulary"))
+    data = DataConfig("no_store", TextFiles(("no_text",)), TokenizerConfig("file", path="no_vocabulary"))
     stages = (Stage(until_step=2, batch_size=2, length=16),)
     cfg = RunConfig(directory=str(directory), model=model, task=task, data=(WeightedData(data),), stages=stages)
     params = jax.tree.map(jnp.asarray, noisy(dataclasses.replace(model, attention="xla"), make_task(task).heads))

@@ -114,13 +114,11 @@ def unit_order(flags: Any, keys: RowKeys, inside: int) -> Any:
     truncation goes with the word before it, or stands alone where it is the first.
     """
     tf = tensorflow()
-    maskable = tf.cast(flags != 0, tf.int32)
-    first = tf.cast(tf.cumsum(maskable, axis=1) == 1, tf.int32)
-    begins = maskable * tf.maximum(first, tf.cast(flags & inside == 0, tf.int32))
-    unit = tf.cumsum(begins, axis=1)
+    maskable = flags != 0
+    unit = tf.cumsum(tf.cast(maskable & (flags & inside == 0), tf.int32), axis=1)
     # The unit's number in the low bits: two units that drew the same high bits must not mingle.
     low = (1 << (int(flags.shape[1]) + 1).bit_length()) - 1
-    return tf.where(maskable > 0, _positive(random_bits(keys, unit, ORDER)) & ~low | unit, -1)
+    return tf.where(maskable, _positive(random_bits(keys, unit, ORDER)) & ~low | unit, -1)
 
 
 def _fill(order: Any, predictions: Any) -> Any:

@@ -57,7 +57,7 @@ def split_paragraph(paragraph: str) -> list[str]:
     """Pieces that join to `paragraph`: cut after each run of 。！？ with the quotes and brackets closed there (where
     sentencex keeps a whole speech together), and between them by sentencex, whose rules for English serve for all."""
     pieces = []
-    for body, end in re.findall(r"([^。！？]*)([。！？]+[”’」』）》〉】〕]*|$)", paragraph):
+    for body, end in re.findall(r"([^。！？]*)([。！？][。！？”’」』）》〉】〕]*|$)", paragraph):
         *before, last = sentencex.segment("en", body) or [""]  # type: ignore[attr-defined]
         pieces += [*before, last + end]
     return [piece for piece in pieces if piece]

@@ -47,7 +47,7 @@ def read_model(directory: epath.Path) -> Model:
     try:
         tensors = _renamed(architecture, found)
         heads = _heads(architecture, cfg, tensors)
-        params = from_hf(architecture.weights(cfg), tensors, abstract_params(architecture, cfg, heads))
+        params = from_hf(architecture.weights(cfg), tensors, abstract_params(architecture, cfg, heads), cfg.vocab_size)
     except UserError as error:
         raise UserError(f"{directory}: {error}") from None
     return Model(cfg, heads, jax.device_put(params))

@@ -1,5 +1,6 @@
 """Parameters to Hugging Face tensors and back, by a table of rows that stands beside each model. Numpy only."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -43,7 +44,9 @@ def to_hf(rows: Sequence[Weight], params: Mapping[str, Any], vocab_size: int) ->
     return tensors
 
 
-def from_hf(rows: Sequence[Weight], tensors: Mapping[str, np.ndarray], abstract: Mapping[str, Any]) -> dict[str, Any]:
+def from_hf(
+    rows: Sequence[Weight], tensors: Mapping[str, np.ndarray], abstract: Mapping[str, Any], vocab_size: int
+) -> dict[str, Any]:
     """Parameters shaped like `abstract`, float32.
 
     Raises:
@@ -59,13 +62,15 @@ def from_hf(rows: Sequence[Weight], tensors: Mapping[str, np.ndarray], abstract:
         for _, name in _names(row, shapes[row.paths[0]]):
             if name not in unread:
                 raise UserError(f"weights: tensor {name} is missing")
-            cut = _split(row, name, np.asarray(unread.pop(name), np.float32), [s[1:] if stacked else s for s in wanted])
+            tensor = np.asarray(unread.pop(name), np.float32)
+            cut = _split(row, name, tensor, [s[1:] if stacked else s for s in wanted], vocab_size)
             for piece, array in zip(pieces, cut, strict=True):
                 piece.append(array)
         for path, piece in zip(row.paths, pieces, strict=True):
             leaves[path] = np.stack(piece) if stacked else piece[0]
     if unread:
-        raise UserError(f"weights: unknown tensor {sorted(unread)[0]} (and {len(unread) - 1} more); is this another architecture?")
+        first, more = min(unread), len(unread) - 1
+        raise UserError(f"weights: unknown tensor {first} (and {more} more); is this another architecture?")
     return unflatten(leaves)
 
 
@@ -86,18 +91,19 @@ def _join(row: Weight, arrays: list[np.ndarray], vocab_size: int) -> np.ndarray:
     return np.ascontiguousarray(flat.T) if row.layout == "linear" else flat
 
 
-def _split(row: Weight, name: str, tensor: np.ndarray, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
+def _split(
+    row: Weight, name: str, tensor: np.ndarray, shapes: list[tuple[int, ...]], vocab_size: int
+) -> list[np.ndarray]:
+    inputs = 0 if row.layout == "vector" else row.inputs
+    wanted = [math.prod(shapes[0][:inputs])] * bool(inputs) + [len(shapes) * math.prod(shapes[0][inputs:])]
+    padding = [(0, wanted[0] - vocab_size if row.vocabulary else 0)] + [(0, 0)] * (len(wanted) - 1)
+    wanted = [size - pad for size, (_, pad) in zip(wanted, padding, strict=True)]
     if row.layout == "linear":
-        tensor = tensor.T
-    if row.vocabulary:
-        missing = shapes[0][0] - tensor.shape[0]
-        if not 0 <= missing < 128:
-            raise UserError(f"weights: {name} has {tensor.shape[0]} rows, the model's vocabulary {shapes[0][0]} (padded)")
-        tensor = np.pad(tensor, [(0, missing)] + [(0, 0)] * (tensor.ndim - 1))
-    pieces = np.split(tensor, len(shapes), axis=-1)
-    if any(p.size != np.prod(s) for p, s in zip(pieces, shapes, strict=True)):
-        raise UserError(f"weights: {name} has shape {tensor.shape}, expected {len(shapes)} of {shapes[0]}")
-    return [p.reshape(s) for p, s in zip(pieces, shapes, strict=True)]
+        wanted = wanted[::-1]
+    if list(tensor.shape) != wanted:
+        raise UserError(f"weights: {name} has shape {list(tensor.shape)}; this config wants {wanted}")
+    tensor = np.pad(tensor.T if row.layout == "linear" else tensor, padding)
+    return [p.reshape(s) for p, s in zip(np.split(tensor, len(shapes), axis=-1), shapes, strict=True)]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

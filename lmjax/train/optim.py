@@ -44,24 +44,26 @@ class OptimConfig:
 
 
 def make_schedule(cfg: OptimConfig, whole_run: int) -> Schedule:
-    """The learning rate as a function of the position (steps or tokens before this step), float32 scalar to float32 scalar.
+    """The learning rate by position (steps or tokens before this step), float32 scalar to float32 scalar.
 
-    "linear_from_zero" is BERT's: the decay line starts at position 0, so the rate drops at the end of the warm-up
-    (google-research/bert, optimization.py). "inverse_sqrt" is flat at the peak until `warmup` ends (Vaswani et al. 2017, eq. 3).
+    The warm-up rises to the peak, which its last step has. "linear_from_zero" is BERT's: both lines start at position 0, so
+    the first step changes nothing and the rate drops at the end of the warm-up (google-research/bert, optimization.py).
+    "inverse_sqrt" is Vaswani et al. 2017, eq. 3, scaled to the peak.
     """
     total = cfg.total or whole_run
     warmup = max(cfg.warmup, 1)
 
     def schedule(position: Array) -> Array:
+        count = position + (1 if cfg.unit == "steps" else 0)  # steps are counted from 1
         done = jnp.clip((position - cfg.warmup) / max(total - cfg.warmup, 1), 0, 1)
         falling = {
             "linear": lambda: 1 - (1 - cfg.end_factor) * done,
             "linear_from_zero": lambda: 1 - (1 - cfg.end_factor) * jnp.clip(position / total, 0, 1),
             "cosine": lambda: cfg.end_factor + (1 - cfg.end_factor) * 0.5 * (1 + jnp.cos(jnp.pi * done)),
-            "inverse_sqrt": lambda: jax.lax.rsqrt(jnp.maximum(position, warmup) / warmup),
+            "inverse_sqrt": lambda: jax.lax.rsqrt(jnp.maximum(count, warmup) / warmup),
             "constant": lambda: jnp.ones(()),
         }[cfg.decay]()
-        rising = (position + (1 if cfg.unit == "steps" else 0)) / warmup
+        rising = (position if cfg.decay == "linear_from_zero" else count) / warmup
         return cfg.peak_lr * jnp.where(position < cfg.warmup, rising, falling)
 
     return schedule

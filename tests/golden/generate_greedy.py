@@ -1,7 +1,7 @@
 """Greedy text of a random GPT-2 by transformers, for prompts of different lengths: IN.npz OUT.npz FOLDER.
 
-Runs among the peers (.venv-parity). IN holds `seed`; the model is saved in FOLDER; OUT holds `tokens` and `mask` (padded on
-the left) and `new`, the tokens that follow.
+Runs among the peers (.venv-parity). IN holds `seed`; the model is saved in FOLDER; OUT holds `tokens` and `mask`
+(padded on the left) and `new`, the tokens that follow.
 """
 
 import sys

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.core
 
 CAUSAL = {"bert": False, "gpt2": True}
 ROWS, LENGTH = 3, 12
+QUICKLY = {"xla_backend_optimization_level": 0}  # the largest programs here: half the time to compile, the same values
 each_family = pytest.mark.parametrize("family", MODELS)
 
 
@@ -51,7 +52,7 @@ def test_every_preset_is_cut_by_a_mesh_that_its_heads_allow(name):
     shardings(architecture.sharding, params, make_mesh(MeshConfig(2, 4, 1)))
     cut = make_mesh(MeshConfig(2, 2, 2))
     if cfg.num_attention_heads % 2:
-        with pytest.raises(UserError, match=r"layers/attention/query/kernel: axis 2 .* is not divisible"):
+        with pytest.raises(UserError, match=r"layers/attention/.*25.* is not divisible by mesh axes tensor = 2"):
             shardings(architecture.sharding, params, cut)
     else:
         shardings(architecture.sharding, params, cut)
@@ -237,7 +238,7 @@ def _loss_and_gradients(family, **changes):
         return objective.loss(objective.terms(apply(params, batch, key), batch))
 
     arguments = noisy(cfg, heads), jax.random.key(0, impl="rbg")
-    program = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile()
+    program = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile(QUICKLY)
     return *program(*arguments), program.memory_analysis().temp_size_in_bytes
 
 
@@ -281,7 +282,7 @@ def test_hugging_face_configs_and_weights_return_as_they_went(family):
         with pytest.raises(UserError, match="cannot be converted"):
             architecture.to_hf(tiny(family, **position), architecture.heads)
     rows, params = architecture.weights(cfg), noisy(cfg, architecture.heads)
-    returned = weights.from_hf(rows, weights.to_hf(rows, params, VOCAB), params)
+    returned = weights.from_hf(rows, weights.to_hf(rows, params, VOCAB), params, VOCAB)
     for path in (row.paths[0] for row in rows if row.vocabulary):
         weights.flatten(params)[path][VOCAB:] = 0  # padding stays behind
     jax.tree.map(np.testing.assert_array_equal, returned, params)

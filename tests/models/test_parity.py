@@ -96,7 +96,7 @@ def reference(request) -> Reference:
             found = dict(file)
         cfg = MODELS[family].from_hf(json.loads(str(found["config"])))
         abstract = abstract_params(MODELS[family], cfg, RECIPES[family][0])
-        params = weights.from_hf(MODELS[family].weights(cfg), part(found, "weights/"), abstract)
+        params = weights.from_hf(MODELS[family].weights(cfg), part(found, "weights/"), abstract, cfg.vocab_size)
         return Reference(family, Model(cfg, RECIPES[family][0], params), found)
     print(f"LMJAX_PARITY_SEED={request.getfixturevalue('seed')} repeats this")
     folder, records = request.getfixturevalue("live")

@@ -36,7 +36,6 @@ def main(run_dir: str, seconds: float) -> None:
         restored = checkpoints.restore_latest_valid(state)
         log = Log(run_dir, LogConfig(every=2), None if restored is None else int(restored.step), LAST)
         state = state if restored is None else restored
-        print("ready", int(state.step), flush=True)
         for step in range(int(state.step) + 1, LAST + 1):
             state, loss = train_step(state)
             time.sleep(seconds)
@@ -54,6 +53,7 @@ def main(run_dir: str, seconds: float) -> None:
             if better or step % 4 == 0 or step == LAST:
                 log.flush()
                 checkpoints.save(state)
+            print(step, flush=True)
         log.close()
     print("done", flush=True)
 

@@ -1,0 +1,90 @@
+"""Two runs small enough to be killed and started again many times: `tiny.py bert|gpt2 DIRECTORY [--field value ...]`.
+
+BERT crosses a stage boundary, goes through a batch ramp and skips data twice; GPT-2 accumulates and draws from a mixture.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from lmjax.config import override
+from lmjax.data.prepare import DataConfig, WeightedData
+from lmjax.data.schedule import Stage
+from lmjax.data.sources import TextFiles
+from lmjax.data.tokenizers import TokenizerConfig
+from lmjax.models.bert import BertConfig
+from lmjax.models.gpt import GptConfig
+from lmjax.run import RunConfig, prepare_data
+from lmjax.tasks.pretraining import ClmConfig, MlmConfig
+from lmjax.train.checkpoint import CheckpointConfig
+from lmjax.train.evaluate import EvalConfig
+from lmjax.train.log import LogConfig
+from lmjax.train.loop import train
+from lmjax.train.optim import OptimConfig
+
+SHAPE = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}
+
+
+def write_text(directory: Path, seed: int = 0, documents: int = 60) -> None:
+    """A file of made-up documents, a sentence a line, apart by blank lines. The same bytes for the same seed."""
+    rng = np.random.default_rng(seed)
+    words = ["".join(rng.choice(list("aeioubdklmnrst"), rng.integers(2, 7))) for _ in range(200)]
+    lines = [
+        "\n".join(" ".join(rng.choice(words, rng.integers(4, 12))) + "." for _ in range(rng.integers(4, 9)))
+        for _ in range(documents)
+    ]
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / f"text{seed}.txt").write_text("\n\n".join(lines))
+
+
+def data(root: Path, kind: str, seed: int) -> DataConfig:
+    source = TextFiles((str(root / f"text{seed}.txt"),), documents="blank_line")
+    tokenizer = TokenizerConfig(kind, 300)  # type: ignore[arg-type]
+    return DataConfig(str(root / f"store_{kind}{seed}"), source, tokenizer, heldout=0.2)
+
+
+def config(name: str, root: Path) -> RunConfig:
+    common = {
+        "directory": str(root / name),
+        "optim": OptimConfig(peak_lr=3e-3, warmup=10),
+        "evaluation": EvalConfig(every=20, rows=16),
+        "checkpoint": CheckpointConfig(every=5, keep=2),
+        "log": LogConfig(every=1, tensorboard=False),
+    }
+    if name == "bert":
+        return RunConfig(
+            model=BertConfig(vocab_size=300, **SHAPE),
+            task=MlmConfig(duplicates=2),
+            data=(WeightedData(data(root, "wordpiece", 0)),),
+            stages=(
+                Stage(until_step=30, batch_size=8, length=16, micro_batches=4, ramp_from=2),
+                Stage(until_step=60, batch_size=8, length=32),
+            ),
+            skips=((12, 3), (41, 2)),
+            **common,
+        )
+    tokenizer = replace(data(root, "byte_bpe", 0).tokenizer, kind="file", path=str(root / "store_byte_bpe0" / "tokenizer"))
+    return RunConfig(
+        model=GptConfig(vocab_size=300, **SHAPE),
+        task=ClmConfig(),
+        data=(
+            WeightedData(data(root, "byte_bpe", 0), 0.7),
+            WeightedData(replace(data(root, "byte_bpe", 1), tokenizer=tokenizer), 0.3),
+        ),
+        stages=(Stage(until_step=60, batch_size=8, length=16, micro_batches=2),),
+        **common,
+    )
+
+
+if __name__ == "__main__":
+    cfg = override(config(sys.argv[1], Path(sys.argv[2])), sys.argv[3:], "tiny.py")
+    prepare_data(cfg)
+    train(cfg)

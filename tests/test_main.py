@@ -1,0 +1,157 @@
+"""The verbs, as a user types them: what they print, what they write, how they fail."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmjax import commands
+from lmjax.errors import UserError
+from tests.tiny_runs import bert_run, gpt_run
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    bert_run(folder / "bert")
+    gpt_run(folder / "gpt2")
+    return folder
+
+
+@pytest.fixture
+def verb(capsys):
+    """Runs a verb in this process and returns the lines that it printed."""
+
+    def run(*arguments):
+        commands.run([str(a) for a in arguments])
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        return printed.out.splitlines()
+
+    return run
+
+
+def process(*arguments):
+    command = [sys.executable, "-m", "lmjax", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_fill_mask(runs, verb):
+    text, *masks = verb("fill-mask", runs / "bert", "The [MASK] ran to the [MASK].", "--top", 4)
+    assert text == "The [MASK] ran to the [MASK]."
+    assert len(masks) == 2
+    fields = masks[0].split()
+    assert len(fields) == 8
+    assert 0 < sum(map(float, fields[1::2])) <= 1.002
+    assert fields[1::2] == sorted(fields[1::2], reverse=True)
+
+
+def test_embed(runs, verb, tmp_path):
+    out = tmp_path / "v.npy"
+    (line,) = verb(
+        "embed", runs / "bert/best", "--text", "the dog", "--text", "a bank", "--layers", -1, 0, "--out", out
+    )
+    assert line == f"{out}: 4 vectors of 64, float32, from 2 texts"
+    assert np.load(out).shape == (4, 64)
+
+
+def test_embed_a_file_with_a_progress_bar(runs, tmp_path, capsys):
+    (tmp_path / "text").write_text("the dog\n\na bank\nthe river\n")
+    arguments = [runs / "gpt2", "--file", tmp_path / "text", "--pool", "mean", "--out", tmp_path / "v.h5"]
+    commands.run(["embed", *map(str, arguments)])
+    printed = capsys.readouterr()
+    assert "3 vectors of 32, float32, from 3 texts" in printed.out
+    assert "embed: 100%" in printed.err
+    assert (tmp_path / "v.h5").exists()
+
+
+def test_generate(runs, verb):
+    arguments = ["generate", runs / "gpt2", "--prompt", "The dog", "--max-new-tokens", 8, "--top-k", 5, "--seed", 1]
+    lines = verb(*arguments)
+    assert lines[0].startswith("The dog")
+    assert lines == verb(*arguments)
+    two = "\n".join(verb(*arguments, "--prompt", "A river"))
+    assert "The dog" in two
+    assert "\n\nA river" in two
+    assert verb("generate", runs / "gpt2", "--temperature", 0, "--max-new-tokens", 4)
+
+
+def test_convert(runs, verb, tmp_path):
+    (line,) = verb("convert", runs / "bert", tmp_path / "hf")
+    assert line.startswith(f"{tmp_path / 'hf'}: Bert with ")
+    assert line.endswith("parameters, heads mlm, nsp")
+    text = "the [MASK] barked"
+    assert verb("fill-mask", tmp_path / "hf", text) == verb("fill-mask", runs / "bert", text)
+    (line,) = verb("convert", tmp_path / "hf", tmp_path / "again")
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "hf/model.safetensors").read_bytes()
+
+
+def test_verify(runs, verb):
+    lines = verb("verify", runs / "bert")
+    assert lines[0].split() == ["step", "2"]
+    assert any(line.startswith("sha256") for line in lines)
+
+
+def test_help_lists_the_verbs(verb):
+    assert {line.split()[0] for line in verb()[2:]} == set(commands.VERBS)
+
+
+def test_prepare_reads_a_config(tmp_path):
+    with pytest.raises(UserError, match="no config file"):
+        commands.run(["prepare", str(tmp_path / "none.py")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["fil-mask"], "unknown verb 'fil-mask'; did you mean 'fill-mask'"),
+        (["fill-mask", "bert-base-uncased", "the [MASK]"], "hf download bert-base-uncased --local-dir"),
+        (["fill-mask", "RUN"], "no text"),
+        (["embed", "RUN", "--out", "v.npy"], "give --text or --file"),
+        (["embed", "RUN", "--file", "none", "--out", "v.npy"], "none is no readable UTF-8 text"),
+        (["embed", "RUN", "--text", "dog", "--out", "v.csv"], r"\.npy or \.h5"),
+        (["generate", "RUN", "--top-p", "2"], "top_p <= 1"),
+    ],
+)
+def test_complaints_are_one_line(arguments, complaint, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=complaint):
+        commands.run(arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_whole_process_is_quiet_and_fails_with_one_line(runs, tmp_path):
+    done = process("fill-mask", runs / "bert", "the [MASK]")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = process("convert", runs / "bert", runs / "gpt2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"lmjax: {runs / 'gpt2'} exists already; choose another directory, or delete it\n"
+    assert process("fill-mask").returncode == 2  # tyro's
+
+
+def test_exit_codes(capsys, monkeypatch):
+    @commands.exit_codes
+    def interrupted():
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(SystemExit) as end:
+        interrupted()
+    assert end.value.code == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_import_is_quick_and_no_verb_needs_tensorflow(runs):
+    code = f"""
+import sys, lmjax, lmjax.commands
+heavy = {{"jax", "numpy", "flax", "tensorflow", "orbax"}} & set(sys.modules)
+lmjax.load({str(runs / "gpt2")!r}).generate("The dog", lmjax.generate.Sampling(4))
+print(heavy, "tensorflow" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "set() False\n"
+    assert done.stderr == ""

@@ -1,0 +1,89 @@
+"""Objectives against sums written out, over outputs made by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmjax import objectives
+from lmjax.ops.vocabulary import VocabLogits
+from lmjax.types import Mean
+
+pytestmark = pytest.mark.core
+
+ROWS, LENGTH, VOCAB = 2, 3, 5
+
+
+def _case():
+    """Outputs whose logits are the hidden states themselves, a batch, and log-probabilities by numpy."""
+    rng = np.random.default_rng(0)
+    logits, pairs = rng.normal(size=(ROWS, LENGTH, VOCAB)), rng.normal(size=(ROWS, 2))
+    outputs = {
+        "logits": VocabLogits(jnp.float32(logits), jnp.eye(VOCAB), None, VOCAB),
+        "next_sentence_logits": jnp.float32(pairs),
+    }
+    batch = {
+        "targets": np.array([[0, 4, 2], [1, 1, 3]], np.int32),
+        "loss_weights": np.float32([[1, 0, 2], [0, 0.5, 0]]),
+        "next_sentence_labels": np.array([0, 1], np.int32),
+        "example_weights": np.float32([1, 3]),
+    }
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return outputs, batch, log_p, pairs - np.log(np.exp(pairs).sum(-1, keepdims=True))
+
+
+def test_token_terms():
+    outputs, batch, log_p, _ = _case()
+    terms = objectives.token_terms("clm")(outputs, batch)
+    at_target = np.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0]
+    weights = batch["loss_weights"]
+    assert terms.keys() == {"clm", "clm_accuracy"}
+    np.testing.assert_allclose(terms["clm"].value(), -(weights * at_target).sum() / weights.sum(), rtol=1e-6)
+    right = log_p.argmax(-1) == batch["targets"]
+    np.testing.assert_allclose(terms["clm_accuracy"].value(), (weights * right).sum() / weights.sum(), rtol=1e-6)
+
+
+def test_next_sentence_terms():
+    outputs, batch, _, log_p = _case()
+    terms = objectives.next_sentence_terms(outputs, batch)
+    np.testing.assert_allclose(terms["nsp"].value(), -(log_p[0, 0] + 3 * log_p[1, 1]) / 4, rtol=1e-6)
+    right = (log_p.argmax(-1) == [0, 1]) @ [1, 3]
+    np.testing.assert_allclose(terms["nsp_accuracy"].value(), right / 4)
+
+
+def test_prepare_divides_by_the_global_sum():
+    _, batch, _, _ = _case()
+    prepared = objectives.mlm(next_sentence=True).prepare(batch)
+    np.testing.assert_allclose(prepared["loss_weights"], batch["loss_weights"] / 3.5, rtol=1e-6)
+    np.testing.assert_allclose(prepared["example_weights"], [0.25, 0.75])
+    np.testing.assert_array_equal(prepared["targets"], batch["targets"])
+    assert set(prepared) == set(batch)
+
+
+def test_prepare_leaves_no_weight_at_no_weight():
+    _, batch, _, _ = _case()
+    prepared = objectives.clm().prepare(batch | {"loss_weights": np.zeros((ROWS, LENGTH), np.float32)})
+    np.testing.assert_array_equal(prepared["loss_weights"], 0)
+    np.testing.assert_array_equal(prepared["example_weights"], batch["example_weights"])  # weighs nothing there
+
+
+def test_the_loss_is_the_sum_of_the_optimised_means():
+    outputs, batch, _, _ = _case()
+    objective = objectives.mlm(next_sentence=True)
+    means = objective.terms(outputs, batch)
+    loss = objective.loss(objective.terms(outputs, objective.prepare(batch)))
+    np.testing.assert_allclose(loss, means["mlm"].value() + means["nsp"].value(), rtol=1e-6)
+    assert set(means) == {"mlm", "mlm_accuracy", "nsp", "nsp_accuracy"}
+
+
+def test_coefficients_weigh_the_terms():
+    objective = objectives.Objective(lambda *_: {}, {"a": 0.5, "b": 2.0}, ())
+    terms = {"a": Mean(jnp.float32(3), jnp.float32(1)), "b": Mean(jnp.float32(5), jnp.float32(1))}
+    reported = {"c": Mean(jnp.float32(100), jnp.float32(1))}
+    assert float(objective.loss(terms | reported)) == 11.5
+
+
+def test_without_next_sentence_prediction_nothing_asks_for_it():
+    outputs, batch, _, _ = _case()
+    objective = objectives.mlm(next_sentence=False)
+    batch = {"targets": batch["targets"], "loss_weights": batch["loss_weights"]}
+    assert set(objective.terms({"logits": outputs["logits"]}, objective.prepare(batch))) == {"mlm", "mlm_accuracy"}
