@@ -12,7 +12,8 @@ from lmjax.commands import exit_codes
 def main() -> None:
     from lmjax.config import load_and_override
     from lmjax.parallel import initialize_distributed
-    from lmjax.run import RunConfig, pretrain
+    from lmjax.pretraining import pretrain
+    from lmjax.run import RunConfig
 
     cfg = load_and_override(RunConfig, sys.argv[1:], "run_pretrain.py")
     initialize_distributed()

@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/input_pipeline.py [--batches 100]
 
-Ours: rows of BERT pairs [256, 128] shuffled, gathered from the store and masked (token by token, 15%, at most 20). Theirs: a
-DataLoader's collator over ready rows of random ids, which are already in memory and need no shuffling, 15%. The two take turns;
-all cores are theirs.
+Ours: rows of BERT pairs [256, 128] shuffled, gathered from the store and masked (token by token, 15%, at most 20).
+Theirs: a DataLoader's collator over ready rows of random ids, which are already in memory and need no shuffling, 15%.
+The two take turns; all cores are theirs.
 """
 
 import argparse
@@ -71,7 +71,11 @@ def main() -> None:
                 sys.exit(theirs.stderr)
             times.append((ours(made, arguments.batches), float(theirs.stdout)))
     us, them = (statistics.median(side) for side in zip(*times, strict=True))
-    print(json.dumps({"lmjax_tokens_per_s": round(us), "collator_tokens_per_s": round(them), "ratio": round(us / them, 1)}))
+    print(
+        json.dumps(
+            {"lmjax_tokens_per_s": round(us), "collator_tokens_per_s": round(them), "ratio": round(us / them, 1)}
+        )
+    )
 
 
 if __name__ == "__main__":

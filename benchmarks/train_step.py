@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/train_step.py [--pairs 5] [--models bert gpt2] [--dtypes float32 bfloat16]
 
-Both sides: dropout 0.1, AdamW with decay and clipping at 1.0, float32 parameters, all cores, the same batch. Two processes
-take turns, one step each, so that a change of the machine's speed meets both. BERT is compared twice: with transformers as
-it comes (logits at every position), and with its masked positions gathered first, as lmjax does.
+Both sides: dropout 0.1, AdamW with decay and clipping at 1.0, float32 parameters, all cores, the same batch. Two
+processes take turns, one step each, so that a change of the machine's speed meets both. BERT is compared twice: with
+transformers as it comes (logits at every position), and with its masked positions gathered first, as lmjax does.
 """
 
 import argparse

@@ -26,7 +26,7 @@ def main() -> None:
     tx = make_optimizer(optim)
     objective = objectives.mlm(True) if model == "bert" else objectives.clm()
 
-    def apply(params, batch, key):  # noqa: ANN001, ANN202
+    def apply(params, batch, key):
         return module.apply({"params": params}, **model_inputs(architecture, batch), train=True, rngs={"dropout": key})
 
     step = jax.jit(make_train_step(apply, objective, tx, make_schedule(optim, 1), "steps"), donate_argnums=0)
@@ -42,7 +42,9 @@ def main() -> None:
         print(time.perf_counter() - start, flush=True)
 
 
-def make_batch(model: str, vocab_size: int, rows: int = 8, length: int = 128, masked: int = 20) -> dict[str, np.ndarray]:
+def make_batch(
+    model: str, vocab_size: int, rows: int = 8, length: int = 128, masked: int = 20
+) -> dict[str, np.ndarray]:
     """Random rows without padding: [1 micro-batch, rows, ...]."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, vocab_size, (1, rows, length), np.int32)

@@ -1,7 +1,9 @@
-"""BERT-base, uncased, as published (Devlin et al. 2019): 1M steps of 256 rows, nine tenths at length 128, the rest at 512.
+"""BERT-base, uncased, as published (Devlin et al. 2019): 1M steps of 256 rows, nine tenths at length 128, the rest at
+512.
 
 Command:   python run_pretrain.py configs/bert_base.py
-Data:      BooksCorpus and English Wikipedia as text files, a sentence a line, documents apart by a blank line, under text/;
+Data:      BooksCorpus and English Wikipedia as text files, a sentence a line, documents apart by a blank line, under
+text/;
            BERT's vocab.txt under vocab/.
 Hardware:  16 TPU chips, 4 days, in the paper. Not run here.
 Published: MLM perplexity 3.99 on held-out text (paper, Table 6); NSP accuracy 97-98% (section 5.1);
@@ -38,8 +40,15 @@ def config(name: str = "bert-base-uncased") -> RunConfig:
             ),
         ),
         stages=(
-            Stage(until_step=900_000, batch_size=256, length=128, masking=MaskingConfig(max_predictions=20, dynamic=False)),
-            Stage(until_step=1_000_000, batch_size=256, length=512, masking=MaskingConfig(max_predictions=77, dynamic=False)),
+            Stage(
+                until_step=900_000, batch_size=256, length=128, masking=MaskingConfig(max_predictions=20, dynamic=False)
+            ),
+            Stage(
+                until_step=1_000_000,
+                batch_size=256,
+                length=512,
+                masking=MaskingConfig(max_predictions=77, dynamic=False),
+            ),
         ),
         optim=OptimConfig(
             optimizer="bert_adam", peak_lr=1e-4, eps=1e-6, weight_decay=0.01, warmup=10_000, decay="linear_from_zero"

@@ -167,8 +167,9 @@ def verify(model: Model) -> None:
         model: A run or a checkpoint.
     """
     from lmjax import verify
+    from lmjax.interop import absolute
 
-    print(verify.verify(model))
+    print(verify.verify(absolute(model)))
 
 
 def _lines(file: str) -> list[str]:

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input, bad config, a missing file or no network. The command line prints its one line and exits with code 2."""
+    """Bad input, bad config, a missing file or no network. The command line prints its one line and exits with code
+    2."""
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))

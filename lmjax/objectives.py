@@ -1,8 +1,8 @@
 """What is optimised: named terms with coefficients, a pure function of (model outputs, batch) that knows no model.
 
-Each optimised term is weighed by one feature of the batch. `prepare` divides those features by their global sums once, on the
-whole batch, before it is cut into micro-batches: then every term is a plain weighted sum, and neither accumulation, uneven
-masks, padded rows nor the mesh's shape can change the objective.
+Each optimised term is weighed by one feature of the batch. `prepare` divides those features by their global sums once,
+on the whole batch, before it is cut into micro-batches: then every term is a plain weighted sum, and neither
+accumulation, uneven masks, padded rows nor the mesh's shape can change the objective.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,7 +38,8 @@ class Objective:
 
 
 def token_terms(name: str) -> Terms:
-    """Cross-entropy (nats) of `targets` under `logits`, as term `name`, and accuracy as `name_accuracy`; weighed by `loss_weights`.
+    """Cross-entropy (nats) of `targets` under `logits`, as term `name`, and accuracy as `name_accuracy`; weighed by
+    `loss_weights`.
 
     Shapes: targets int32, loss_weights float32, both [B, L] or, for masked tokens, [B, M].
     """
@@ -55,8 +56,8 @@ def token_terms(name: str) -> Terms:
 
 
 def next_sentence_terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
-    """BERT's next-sentence cross-entropy "nsp" and its accuracy: next_sentence_logits [B, 2] against next_sentence_labels int32 [B]
-    (0 = is next), weighed by example_weights [B]."""
+    """BERT's next-sentence cross-entropy "nsp" and its accuracy: next_sentence_logits [B, 2] against
+    next_sentence_labels int32 [B] (0 = is next), weighed by example_weights [B]."""
     log_p = jax.nn.log_softmax(outputs["next_sentence_logits"])
     labels, weights = batch["next_sentence_labels"], batch["example_weights"]
     right = jnp.argmax(log_p, -1) == labels
@@ -72,7 +73,8 @@ def clm() -> Objective:
 
 
 def mlm(next_sentence: bool) -> Objective:
-    """Masked language modelling, with next-sentence prediction at equal weight if wanted (Devlin et al. 2019, section 3.1)."""
+    """Masked language modelling, with next-sentence prediction at equal weight if wanted (Devlin et al. 2019, section
+    3.1)."""
     mlm_terms = token_terms("mlm")
     if not next_sentence:
         return Objective(mlm_terms, {"mlm": 1.0}, ("loss_weights",))

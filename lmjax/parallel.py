@@ -24,8 +24,8 @@ Rules = Sequence[tuple[str, P]]
 
 
 def initialize_distributed() -> None:
-    """Joins the processes of a cluster that JAX detects (TPU pods, SLURM, Kubernetes, Open MPI), or makes this process a
-    cluster of one: notices of preemption need that. For entry points, first thing; never for library code."""
+    """Joins the processes of a cluster that JAX detects (TPU pods, SLURM, Kubernetes, Open MPI), or makes this process
+    a cluster of one: notices of preemption need that. For entry points, first thing; never for library code."""
     try:
         jax.distributed.initialize()
     except ValueError:  # no cluster found

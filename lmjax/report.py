@@ -45,7 +45,7 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 8,
     "lines.linewidth": 1.6,
 }
-APART = ("step", "split", "time", "learning_rate", "skipped", "perplexity")  # shown otherwise, or not as a curve
+APART = ("step", "split", "time", "learning_rate", "skipped", "tokens")  # shown otherwise, or not as a curve
 POINTS = 400  # a curve has no more; longer ones are averaged in bins
 Curve = tuple[np.ndarray, np.ndarray]
 
@@ -115,7 +115,7 @@ def _charts(
 ) -> list[str]:
     scalars = [k for line in [*train[:1], *heldout[:1]] for k, v in line.items() if not isinstance(v, Mapping | str)]
     charts = []
-    for name in dict.fromkeys(k for k in ["loss", *scalars] if k not in APART):
+    for name in dict.fromkeys(k for k in ["loss", *scalars] if k not in APART and "perplexity" not in k):
         curves = {"training": _curve(train, name), "held-out": _curve(heldout, name)}
         charts.append(_chart(_name(name), curves, baselines.get(name, {}), faint=("training",)))
     charts.append(_chart("learning rate", {"": _curve(train, "learning_rate")}))
@@ -138,7 +138,7 @@ def _chart(
     floor: bool = False,
 ) -> str:
     """An inline SVG, or "" without points. A `faint` curve is drawn softly, with its running mean on top."""
-    colours = dict(zip(curves, itertools.cycle(SERIES), strict=False))  # held-out is orange, with or without training
+    styles = dict(zip(curves, itertools.product(("-", "--", ":"), SERIES), strict=False))  # before any is left out
     curves = {label: curve for label, curve in curves.items() if len(curve[0])}
     if not curves:
         return ""
@@ -146,12 +146,12 @@ def _chart(
         figure = Figure(figsize=(4.6, 2.7), layout="constrained")
         axes = figure.add_subplot()
         for label, (steps, values) in curves.items():
-            colour = colours[label]
+            line, colour = styles[label]
             if label in faint:
                 axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
                 values = _running_mean(values)
             marker = {"marker": "o", "markersize": 3.5} if label == "held-out" or len(steps) == 1 else {}
-            axes.plot(steps, values, color=colour, label=label or None, **marker)
+            axes.plot(steps, values, line, color=colour, label=label or None, **marker)
         for name, value in (baselines or {}).items():
             axes.axhline(value, color=SOFT, linestyle=(0, (4, 3)), linewidth=1.1)
             axes.annotate(
@@ -211,9 +211,10 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
 
 def _config(config: Mapping[str, Any]) -> str:
     """One foldable table for each part, the run's own plain fields first."""
-    plain = {k: v for k, v in config.items() if not isinstance(v, Mapping)}
-    parts = {"run": plain, **{k: v for k, v in config.items() if isinstance(v, Mapping)}}
-    folds = [f"<summary>{_escape(name)}</summary>{_table(dict(_flat(part)))}" for name, part in parts.items()]
+    parts = {name: dict(_flat(part)) for name, part in config.items()}
+    plain = {name: part[""] for name, part in parts.items() if list(part) == [""]}
+    parts = {"run": plain, **{name: part for name, part in parts.items() if name not in plain}}
+    folds = [f"<summary>{_escape(name)}</summary>{_table(part)}" for name, part in parts.items()]
     return f"<div class=columns>{''.join(f'<details open>{fold}</details>' for fold in folds)}</div>"
 
 
@@ -221,7 +222,7 @@ def _flat(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
     if isinstance(tree, Mapping):
         return [item for k, v in tree.items() for item in _flat(v, f"{prefix}.{k}" if prefix else str(k))]
     if isinstance(tree, list) and any(isinstance(v, Mapping) for v in tree):
-        return [item for i, v in enumerate(tree) for item in _flat(v, f"{prefix}.{i}")]
+        return _flat({str(i): v for i, v in enumerate(tree)}, prefix)
     return [(prefix, tree)]
 
 

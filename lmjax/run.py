@@ -1,12 +1,8 @@
-"""A run is a value: one frozen config that says everything, stored as JSON in the run and in each of its checkpoints."""
+"""A run is a value: one frozen config that says everything, stored as JSON in the run and in each of its
+checkpoints."""
 
-import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import jax
-from etils import epath
-from jax.experimental import multihost_utils
+from typing import Literal
 
 from lmjax.config import operational
 from lmjax.data.prepare import WeightedData, prepare
@@ -17,7 +13,6 @@ from lmjax.tasks import TaskConfig, make_task
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.evaluate import EvalConfig
 from lmjax.train.log import LogConfig
-from lmjax.train.loop import train
 from lmjax.train.optim import OptimConfig
 
 
@@ -58,35 +53,3 @@ def prepare_data(cfg: RunConfig) -> None:
     for index, entry in enumerate(cfg.data):
         lengths = {s.length for s in cfg.stages if not s.data or index in s.data} | {cfg.stages[-1].length}
         prepare(entry.data, [task.instances(length) for length in sorted(lengths)], cfg.seed)
-
-
-def pretrain(cfg: RunConfig) -> None:
-    """The main job: prepares the data, trains or resumes, and shows what came out: held-out figures beside their baselines,
-    samples, and where the report is."""
-    if jax.process_index() == 0:
-        prepare_data(cfg)
-    multihost_utils.sync_global_devices("data prepared")
-    train(cfg)
-    if jax.process_index() == 0:
-        from lmjax.report import report  # matplotlib takes its time, and most processes never draw
-        from lmjax.samples import write_samples
-
-        samples = write_samples(cfg)
-        page = report(cfg.directory)
-        print(summary(cfg.directory, samples, page))
-
-
-def summary(directory: str, samples: list[dict[str, Any]], page: epath.Path) -> str:
-    """The end of a run as text for the screen."""
-    lines = [json.loads(line) for line in (epath.Path(directory) / "metrics.jsonl").read_text().splitlines()]
-    heldout = [line for line in lines if line["split"] == "heldout"][-1:]
-    baselines = json.loads((epath.Path(directory) / "baselines.json").read_text())
-    shown = []
-    for name, value in heldout[0].items() if heldout else ():
-        if name not in ("step", "split") and value is not None:
-            beside = "".join(f"   ({kind}: {figure:.4g})" for kind, figure in baselines.get(name, {}).items())
-            shown.append(f"  {name:<18} {value:.4g}{beside}")
-    for sample in samples:
-        shown += ["", f"  {sample['title']}", *("    " + "  |  ".join(row) for row in sample["rows"])]
-    step = heldout[0]["step"] if heldout else 0
-    return "\n".join([f"held-out, step {step}", *shown, "", f"report: {page}"])

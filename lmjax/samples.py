@@ -1,4 +1,5 @@
-"""Held-out text as a trained model sees it: masked words filled in, or sentences continued. For the screen and the report."""
+"""Held-out text as a trained model sees it: masked words filled in, or sentences continued. For the screen and the
+report."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -26,17 +27,17 @@ def write_samples(cfg: "RunConfig") -> list[dict[str, Any]]:
     return found
 
 
-def heldout_sentences(store: Store, count: int) -> list[np.ndarray]:
-    """`count` held-out sentences of moderate length, evenly spread; int token ids."""
+def heldout_sentences(store: Store, count: int) -> list[list[int]]:
+    """`count` held-out sentences of moderate length, evenly spread; token ids."""
     split = store.split("heldout")
     starts = np.asarray(split.sentence_starts[:])
     lengths = np.diff(starts)
     fitting = np.flatnonzero((lengths >= SHORTEST) & (lengths <= LONGEST))
     chosen = fitting[np.linspace(0, len(fitting) - 1, min(count, len(fitting))).astype(int)] if len(fitting) else []
-    return [np.asarray(split.tokens[starts[i] : starts[i] + lengths[i]]).astype(int) for i in chosen]
+    return [np.asarray(split.tokens[starts[i] : starts[i] + lengths[i]]).tolist() for i in chosen]
 
 
-def filled_masks(lm: LanguageModel, sentences: list[np.ndarray]) -> dict[str, Any]:
+def filled_masks(lm: LanguageModel, sentences: list[list[int]]) -> dict[str, Any]:
     """The middle word of each sentence hidden: what stood there, and the model's three best guesses."""
     tokenizer, rows = lm.tokenizer, []
     for ids in sentences:
@@ -52,7 +53,7 @@ def filled_masks(lm: LanguageModel, sentences: list[np.ndarray]) -> dict[str, An
     return {"title": "Masked words filled in (held-out text; the word; the model's guesses)", "rows": rows}
 
 
-def continuations(lm: LanguageModel, sentences: list[np.ndarray]) -> dict[str, Any]:
+def continuations(lm: LanguageModel, sentences: list[list[int]]) -> dict[str, Any]:
     """The first half of each sentence, and what the model writes after it."""
     prompts = [lm.tokenizer.decode(ids[: len(ids) // 2]) for ids in sentences]
     return {

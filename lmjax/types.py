@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from flax import struct
 
 Array = jax.Array
-Batch = Mapping[str, Array]  # tokens, targets, loss_weights, positions, segment_ids, token_type_ids, example_weights ...
+Batch = Mapping[
+    str, Array
+]  # tokens, targets, loss_weights, positions, segment_ids, token_type_ids, example_weights ...
 Outputs = Mapping[str, Any]  # hidden, logits, pooled, next_sentence_logits ...
 Params = Mapping[str, Any]
 

@@ -14,15 +14,16 @@ LONGEST = 350  # lines of a file that is still read top to bottom
 
 RANKS = {
     **dict.fromkeys(["types", "errors"], 1),
-    **dict.fromkeys(["config", "chips"], 2),
-    **dict.fromkeys(["ops", "parallel"], 3),
+    **dict.fromkeys(["config", "chips", "parallel"], 2),
+    **dict.fromkeys(["ops"], 3),
     **dict.fromkeys(["data", "models", "objectives"], 4),
     "tasks": 5,
     **dict.fromkeys(["train", "generate"], 6),
     **dict.fromkeys(["interop", "rlhf"], 7),
-    **dict.fromkeys(["evals", "scaling", "report", "verify", "run"], 8),
-    "__main__": 9,
-    "": 9,  # lmjax/__init__.py, the entry scripts and the configs
+    **dict.fromkeys(["evals", "scaling", "report", "samples", "verify", "run"], 8),
+    **dict.fromkeys(["commands", "pretraining"], 9),
+    "__main__": 10,
+    "": 10,  # lmjax/__init__.py, the entry scripts and the configs
 }
 WALLS = {  # library: where alone it may be imported ("" = nowhere)
     "flax.linen": "lmjax/models/",

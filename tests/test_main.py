@@ -41,8 +41,9 @@ def process(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_fill_mask(runs, verb):
-    text, *masks = verb("fill-mask", runs / "bert", "The [MASK] ran to the [MASK].", "--top", 4)
+def test_fill_mask(runs, verb, monkeypatch):
+    monkeypatch.chdir(runs)  # a path as one types it
+    text, *masks = verb("fill-mask", "bert", "The [MASK] ran to the [MASK].", "--top", 4)
     assert text == "The [MASK] ran to the [MASK]."
     assert len(masks) == 2
     fields = masks[0].split()
@@ -91,8 +92,9 @@ def test_convert(runs, verb, tmp_path):
     assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "hf/model.safetensors").read_bytes()
 
 
-def test_verify(runs, verb):
-    lines = verb("verify", runs / "bert")
+def test_verify(runs, verb, monkeypatch):
+    monkeypatch.chdir(runs)
+    lines = verb("verify", "bert")
     assert lines[0].split() == ["step", "2"]
     assert any(line.startswith("sha256") for line in lines)
 

@@ -27,6 +27,7 @@ def a_run(run_dir: Path, steps: int = 20) -> Path:
             "mlm": 4 + 9 / step,
             "learning_rate": 1e-4,
             "gradient_norm": norms,
+            "tokens": 64 * step,
             "skipped": step == 50,
         }
         timing = {"tokens_per_second": 4e4, "data_wait": 0.004, "mfu": 0.31}
@@ -70,7 +71,7 @@ def test_the_page_says_all_of_it(tmp_path):
         "Held out, after 200 steps: loss 5.5, MLM accuracy 0.412 (unigram 0.061).",
         "a [MASK] of <b>",
         "plain & text",
-        "stages.0.length",
+        "0.length",
         "TPU v5e",
         "31.0%",
         "skipped updates",

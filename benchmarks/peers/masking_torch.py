@@ -15,7 +15,9 @@ def main() -> None:
     count = int(sys.argv[1])
     with tempfile.TemporaryDirectory() as directory:
         vocabulary = Path(directory) / "vocab.txt"
-        vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(7995))]))
+        vocabulary.write_text(
+            "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(7995))])
+        )
         collator = DataCollatorForLanguageModeling(BertTokenizerFast(str(vocabulary)), mlm_probability=0.15)
     rows = torch.randint(5, 8000, (ROWS, LENGTH))
     rows[:, 0], rows[:, -1] = 2, 3

@@ -4,8 +4,8 @@ Command:   python run_pretrain.py configs/tiny/bert_files.py --directory runs/mi
                --data.0.data.source.paths 'texts/*.txt'
 
 A document is a file, and sentences are split by rule; for other texts see `--data.0.data.source.documents`
-(blank_line, line, or regex with `--data.0.data.source.pattern`) and `--data.0.data.sentences` (line where each line is a
-sentence).
+(blank_line, line, or regex with `--data.0.data.source.pattern`) and `--data.0.data.sentences` (line where each line is
+a sentence).
 """
 
 from dataclasses import replace

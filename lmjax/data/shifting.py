@@ -7,7 +7,8 @@ from lmjax.data.tf import tensorflow
 
 
 def next_token_targets(features: dict[str, Any], keys: RowKeys) -> dict[str, Any]:
-    """tokens int32 [N, L + 1] -> tokens and targets int32 [N, L], each target one further, loss_weights float32 [N, L]."""
+    """tokens int32 [N, L + 1] -> tokens and targets int32 [N, L], each target one further, loss_weights float32 [N,
+    L]."""
     tf = tensorflow()
     tokens = features["tokens"]
     targets = tokens[:, 1:]

@@ -225,8 +225,8 @@ def _bad_byte(path: epath.Path, encoding: str) -> int:
 
 
 def _builder(source: Tfds) -> Any:
-    """The prepared data set's builder. Asks no network: a plain `tfds.load` would retry for minutes."""
-    tf.tensorflow()
+    """The prepared data set's builder. Asks no network, where a plain `tfds.load` would retry for minutes, and needs no
+    TensorFlow, so that the answer comes at once."""
     from absl import logging
 
     logging.set_verbosity(logging.ERROR)
@@ -250,6 +250,7 @@ def _builder(source: Tfds) -> Any:
 
 
 def _rows(builder: Any, source: Tfds) -> Iterator[str]:
+    tf.tensorflow()  # before TFDS imports it, loudly
     import tensorflow_datasets as tfds
 
     where, features = builder.info.full_name, builder.info.features

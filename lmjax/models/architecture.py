@@ -92,7 +92,9 @@ class Architecture:
 def check(cfg: ModelConfig, length: int) -> None:
     """Raises UserError where a config cannot be built, or not for rows of `length` tokens."""
     if cfg.hidden_size % cfg.num_attention_heads:
-        raise UserError(f"hidden_size {cfg.hidden_size} is not divisible by num_attention_heads {cfg.num_attention_heads}")
+        raise UserError(
+            f"hidden_size {cfg.hidden_size} is not divisible by num_attention_heads {cfg.num_attention_heads}"
+        )
     if cfg.position_embedding == "learned" and length > cfg.max_position_embeddings:
         raise UserError(
             f"length {length} exceeds the position table ({cfg.max_position_embeddings} rows); "

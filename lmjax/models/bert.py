@@ -1,8 +1,8 @@
 """BERT (Devlin et al. 2019): a bidirectional encoder, pretrained on masked tokens and next-sentence prediction.
 
-Follows the released checkpoints as Hugging Face runs them: erf GELU (google-research/bert's later code took the tanh form,
-here `activation="gelu_tanh"`), positions added to words, LayerNorm eps 1e-12. The initialiser is the original's truncated
-normal. Letters as in `layers`; M masked positions a row.
+Follows the released checkpoints as Hugging Face runs them: erf GELU (google-research/bert's later code took the tanh
+form, here `activation="gelu_tanh"`), positions added to words, LayerNorm eps 1e-12. The initialiser is the original's
+truncated normal. Letters as in `layers`; M masked positions a row.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ class BertLayer(nn.Module):
     collect: bool
 
     @nn.compact
-    def __call__(self, x_BLD: Array, _cache: None, mask: Array | None, _offset: int) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, x_BLD: Array, _cache: None, mask: Array | None, _offset: int) -> tuple[Array, dict[str, Any]]:
         cfg, init = self.cfg, _init(self.cfg)
         mixed_BLD, _, probabilities = Attention(cfg, self.train, init, init, name="attention")(x_BLD, mask)
         mixed_BLD = Dropout(cfg.hidden_dropout, self.train)(mixed_BLD)
@@ -97,8 +97,8 @@ class Bert(nn.Module):
         `mlm_positions` [B, M]: predict there only (everywhere when absent).
 
         Returns hidden [B, L, D]; logits (VocabLogits over M or L) with head "mlm"; pooled [B, D] with "pooler";
-        next_sentence_logits float32 [B, 2] with "nsp" (index 0 = is next); with `collect`, every layer's hidden states and
-        attention probabilities.
+        next_sentence_logits float32 [B, 2] with "nsp" (index 0 = is next); with `collect`, every layer's hidden states
+        and attention probabilities.
         """
         cfg, init = self.cfg, _init(self.cfg)
         words = Embedding(cfg.padded_vocab_size, cfg.hidden_size, padded(init, cfg.vocab_size), name="word_embeddings")
@@ -215,11 +215,21 @@ def to_hf(cfg: BertConfig, heads: tuple[str, ...]) -> dict[str, Any]:
     """Hugging Face's config.json. Raises UserError for an input layer that Hugging Face does not have."""
     if (cfg.position_embedding, cfg.position_combine) != ("learned", "add"):
         raise UserError("Hugging Face's BERT adds learned positions; this model does otherwise and cannot be converted")
-    classes = {("mlm", "nsp"): "BertForPreTraining", ("mlm",): "BertForMaskedLM", ("nsp",): "BertForNextSentencePrediction"}
+    classes = {
+        ("mlm", "nsp"): "BertForPreTraining",
+        ("mlm",): "BertForMaskedLM",
+        ("nsp",): "BertForNextSentencePrediction",
+    }
     name = classes.get(tuple(h for h in ("mlm", "nsp") if h in heads), "BertModel")
     activation = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}[cfg.activation]
     shape = {theirs: getattr(cfg, ours) for theirs, ours in _HF_KEYS.items()}
-    return {"model_type": "bert", "architectures": [name], "hidden_act": activation, "tie_word_embeddings": True, **shape}
+    return {
+        "model_type": "bert",
+        "architectures": [name],
+        "hidden_act": activation,
+        "tie_word_embeddings": True,
+        **shape,
+    }
 
 
 def from_hf(data: Mapping[str, Any]) -> BertConfig:
@@ -236,12 +246,21 @@ def flops(cfg: BertConfig, length: int, heads: tuple[str, ...], predictions: int
     layer = 2 * (4 * D * D + 2 * D * F) + 4 * length * D
     head = 2 * predictions * (D * D + D * V) if "mlm" in heads else 0
     combine = 4 * length * D * D if cfg.position_combine == "concat" else 0
-    return length * cfg.num_hidden_layers * layer + combine + head + (2 * D * D if "nsp" in heads or "pooler" in heads else 0)
+    return (
+        length * cfg.num_hidden_layers * layer
+        + combine
+        + head
+        + (2 * D * D if "nsp" in heads or "pooler" in heads else 0)
+    )
 
 
 def _preset(layers: int, size: int, heads: int, vocab_size: int = 30522) -> BertConfig:
     return BertConfig(
-        vocab_size=vocab_size, hidden_size=size, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * size
+        vocab_size=vocab_size,
+        hidden_size=size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * size,
     )
 
 

@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al. 2019): a causal decoder, pre-LN, with a final LayerNorm and the token table tied as the output.
 
-Residual projections start at `initializer_range / sqrt(2 N)`, N layers: the reading of the paper's "1/sqrt(N)" that Hugging
-Face takes. Positions start at 0.01, as in the released code. Letters as in `layers`.
+Residual projections start at `initializer_range / sqrt(2 N)`, N layers: the reading of the paper's "1/sqrt(N)" that
+Hugging Face takes. Positions start at 0.01, as in the released code. Letters as in `layers`.
 """
 
 from collections.abc import Mapping
@@ -96,8 +96,8 @@ class Gpt(nn.Module):
 
         `cache`: see `empty_cache`; the tokens are appended to it.
 
-        Returns hidden [B, L, D]; logits (VocabLogits) with head "clm"; the cache, if one was given; with `collect`, every
-        layer's hidden states and attention probabilities.
+        Returns hidden [B, L, D]; logits (VocabLogits) with head "clm"; the cache, if one was given; with `collect`,
+        every layer's hidden states and attention probabilities.
         """
         cfg = self.cfg
         init, length = normal(cfg.initializer_range), tokens.shape[1]
@@ -113,7 +113,9 @@ class Gpt(nn.Module):
             offset, layers = cache["length"], cache["layers"]
             key_segments = dynamic_update_slice_in_dim(cache["segment_ids"], segment_ids, offset, axis=1)
             key_length = key_segments.shape[1]
-        mask = attention_mask(segment_ids, key_segments, causal=True, length=length, key_length=key_length, offset=offset)
+        mask = attention_mask(
+            segment_ids, key_segments, causal=True, length=length, key_length=key_length, offset=offset
+        )
         x_BLD, collected = stack(GptLayer, cfg, train, collect)(x_BLD, layers, mask, offset)
         x_BLD = LayerNorm(cfg.layer_norm_eps, name="final_norm")(x_BLD)
 
@@ -189,7 +191,9 @@ _HF_KEYS = {
 def to_hf(cfg: GptConfig, heads: tuple[str, ...]) -> dict[str, Any]:
     """Hugging Face's config.json. Raises UserError for an input layer that Hugging Face does not have."""
     if (cfg.position_embedding, cfg.position_combine) != ("learned", "add"):
-        raise UserError("Hugging Face's GPT-2 adds learned positions; this model does otherwise and cannot be converted")
+        raise UserError(
+            "Hugging Face's GPT-2 adds learned positions; this model does otherwise and cannot be converted"
+        )
     activation = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}[cfg.activation]
     shape = {theirs: getattr(cfg, ours) for theirs, ours in _HF_KEYS.items()}
     return {
@@ -213,8 +217,8 @@ def from_hf(data: Mapping[str, Any]) -> GptConfig:
 
 
 def flops(cfg: GptConfig, length: int, heads: tuple[str, ...], predictions: int) -> float:
-    """Forward operations of one row: 2 a weight and token in products, 2 T D a token and layer in attention (4 T D halved,
-    since a causal model needs half of the scores)."""
+    """Forward operations of one row: 2 a weight and token in products, 2 T D a token and layer in attention (4 T D
+    halved, since a causal model needs half of the scores)."""
     D, F, V = cfg.hidden_size, cfg.intermediate_size, cfg.padded_vocab_size
     layer = 2 * (4 * D * D + 2 * D * F) + 2 * length * D
     combine = 4 * length * D * D if cfg.position_combine == "concat" else 0

@@ -94,7 +94,8 @@ class Embedding(nn.Module):
 
 
 def sinusoids(positions_BL: Array, features: int) -> Array:
-    """Sine and cosine interleaved, wavelengths 2 pi 10000^(2i/D) (Vaswani et al. 2017, section 3.5). float32 [B, L, D]."""
+    """Sine and cosine interleaved, wavelengths 2 pi 10000^(2i/D) (Vaswani et al. 2017, section 3.5). float32 [B, L,
+    D]."""
     frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(0, features, 2) / features)
     angles = positions_BL[..., None] * frequencies[None, None]
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(*positions_BL.shape, features)
@@ -118,12 +119,11 @@ class PositionEmbedding(nn.Module):
         return Dense((2 * D,), (D,), self.kernel_init, name="combine")(jnp.concatenate([x_BLD, position_BLD], -1))
 
 
-
 class Attention(nn.Module):
     """Multi-head self-attention with biases.
 
-    With a `cache` {"key", "value": [B, S, H, K]}, the new keys and values are written at `offset` and attention runs over the
-    whole cache. Returns (output [B, L, D], cache or None, probabilities [B, H, L, S] or None).
+    With a `cache` {"key", "value": [B, S, H, K]}, the new keys and values are written at `offset` and attention runs
+    over the whole cache. Returns (output [B, L, D], cache or None, probabilities [B, H, L, S] or None).
     """
 
     cfg: ModelConfig
@@ -175,7 +175,7 @@ def stack(block: type[nn.Module], cfg: ModelConfig, train: bool, collect: bool) 
         body,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(0, nn.broadcast, nn.broadcast),
+        in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]  (flax's hint says int)
         length=cfg.num_hidden_layers,
         unroll=min(cfg.unroll, cfg.num_hidden_layers),
     )

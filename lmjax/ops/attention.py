@@ -15,12 +15,18 @@ Implementation = Literal["xla", "cudnn"]
 
 
 def attention_mask(
-    segment_ids_BL: Array | None, key_segment_ids_BS: Array | None, causal: bool, length: int, key_length: int, offset: Array | int = 0
+    segment_ids_BL: Array | None,
+    key_segment_ids_BS: Array | None,
+    causal: bool,
+    length: int,
+    key_length: int,
+    offset: Array | int = 0,
 ) -> Array | None:
     """Who may look at whom: bool [B or 1, 1, L, S], or None when everyone may look at everyone.
 
-    A query sees the keys of its own segment. Segment 0 is padding, so padding sees padding alone and real tokens never do.
-    With `causal` it sees no key after itself; `offset` is the position of the first query among the keys (a decoding cache).
+    A query sees the keys of its own segment. Segment 0 is padding, so padding sees padding alone and real tokens never
+    do. With `causal` it sees no key after itself; `offset` is the position of the first query among the keys (a
+    decoding cache).
     """
     mask = None
     if segment_ids_BL is not None:
@@ -41,7 +47,7 @@ def attention(
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
     implementation: Implementation = "xla",
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array | None]:
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1).
 
     Args:
@@ -57,7 +63,7 @@ def attention(
     if implementation == "cudnn":
         if dropout_key is not None and dropout_rate:
             raise ValueError("cudnn attention has no dropout here; use implementation='xla' or attention_dropout=0")
-        return jax.nn.dot_product_attention(q_BLHK, k_BSHK, v_BSHK, mask=mask, implementation="cudnn"), None  # type: ignore[return-value]
+        return jax.nn.dot_product_attention(q_BLHK, k_BSHK, v_BSHK, mask=mask, implementation="cudnn"), None
     scale = q_BLHK.shape[-1] ** -0.5
     scores_BHLS = jnp.einsum("BLHK,BSHK->BHLS", q_BLHK, k_BSHK, preferred_element_type=jnp.float32) * scale
     if mask is not None:

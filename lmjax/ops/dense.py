@@ -5,7 +5,7 @@ batch axes without flattening them: XLA's CPU backend has a fast path for that f
 """
 
 import math
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +37,6 @@ def _product(x: Array, y: Array, x_axes: tuple[int, ...], y_axes: tuple[int, ...
     return lax.dot_general(x, y, ((x_axes, y_axes), ((), ())), preferred_element_type=jnp.float32)
 
 
-@partial(jax.custom_vjp)
-def _dense(x: Array, kernel: Array, bias: Array | None) -> Array:
-    return _dense_forward(x, kernel, bias)[0]
-
-
 def _dense_forward(x: Array, kernel: Array, bias: Array | None) -> tuple[Array, tuple[Array, Array, Array | None]]:
     y = _product(x, kernel.astype(x.dtype), (x.ndim - 1,), (0,))
     if bias is not None:
@@ -58,4 +53,5 @@ def _dense_backward(saved: tuple[Array, Array, Array | None], g: Array) -> tuple
     return dx, dkernel, dbias
 
 
+_dense: Any = jax.custom_vjp(lambda x, kernel, bias: _dense_forward(x, kernel, bias)[0])
 _dense.defvjp(_dense_forward, _dense_backward)

@@ -1,18 +1,19 @@
 """Logits over the vocabulary that are never written down whole.
 
-A language-model head returns `VocabLogits`: hidden states, the output table and a bias. `statistics` passes over them in
-blocks of the length axis, forwards and backwards, so that no float32 [batch, length, vocabulary] array exists.
+A language-model head returns `VocabLogits`: hidden states, the output table and a bias. `statistics` passes over them
+in blocks of the length axis, forwards and backwards, so that no float32 [batch, length, vocabulary] array exists.
 
-On a mesh the pass runs under `shard_map`: the table is gathered over `fsdp` once, before the loop; inside it only a block's
-statistics and its hidden gradient are summed over `tensor`; the table's gradient is accumulated in float32 on each device and
-summed over (data, fsdp) once, after the loop.
+On a mesh the pass runs under `shard_map`: the table is gathered over `fsdp` once, before the loop; inside it only a
+block's statistics and its hidden gradient are summed over `tensor`; the table's gradient is accumulated in float32 on
+each device and summed over (data, fsdp) once, after the loop.
 
 Letters: B batch, L length (T: of one block), D width, V table rows (vocabulary padded up; extra rows have logit -inf).
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,8 @@ BLOCK_BYTES = 64 * 2**20  # of one device's float32 logits; larger blocks do not
 
 
 class TokenStatistics(NamedTuple):
-    """What one pass over the logits tells of each position; float32 [B, L] each. Logits are divided by the temperature first."""
+    """What one pass over the logits tells of each position; float32 [B, L] each. Logits are divided by the temperature
+    first."""
 
     target_log_probability: Array
     log_normalizer: Array  # log sum exp
@@ -92,7 +94,9 @@ def _scaled_logits(options: _Options, hidden_BTD: Array, table_VD: Array, bias_V
     return jnp.where(_columns(table_VD) < options.vocab_size, logits, -jnp.inf)
 
 
-def _block_statistics(options: _Options, table_VD: Array, bias_V: Array, block: tuple[Array, Array]) -> tuple[Array, ...]:
+def _block_statistics(
+    options: _Options, table_VD: Array, bias_V: Array, block: tuple[Array, Array]
+) -> tuple[Array, ...]:
     hidden_BTD, targets_BT = block
     logits = _scaled_logits(options, hidden_BTD, table_VD, bias_V)
     real = _columns(table_VD) < options.vocab_size
@@ -100,7 +104,11 @@ def _block_statistics(options: _Options, table_VD: Array, bias_V: Array, block: 
     largest = largest if current_mesh() is None else lax.pmax(largest, "tensor")
     exponentials = jnp.exp(logits - largest[..., None])
     is_target = _columns(table_VD) == targets_BT[..., None]
-    sums = [jnp.sum(exponentials, -1), jnp.sum(jnp.where(is_target, logits, 0), -1), jnp.sum(jnp.where(real, logits, 0), -1)]
+    sums = [
+        jnp.sum(exponentials, -1),
+        jnp.sum(jnp.where(is_target, logits, 0), -1),
+        jnp.sum(jnp.where(real, logits, 0), -1),
+    ]
     if options.entropy:
         sums.append(jnp.sum(jnp.where(real, exponentials * logits, 0), -1))
     normalizer, target, sum_logits, *rest = _sum(jnp.stack(sums), "tensor")
@@ -128,7 +136,9 @@ def _block_gradient(
     dbias_V = dbias_V + jnp.sum(d, (0, 1))
     d = d.astype(hidden_BTD.dtype)
     dhidden = lax.dot_general(d, table_VD, (((2,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-    dtable_VD = dtable_VD + lax.dot_general(d, hidden_BTD, (((0, 1), (0, 1)), ((), ())), preferred_element_type=jnp.float32)
+    dtable_VD = dtable_VD + lax.dot_general(
+        d, hidden_BTD, (((0, 1), (0, 1)), ((), ())), preferred_element_type=jnp.float32
+    )
     return (dtable_VD, dbias_V), _sum(dhidden, "tensor").astype(hidden_BTD.dtype)
 
 
@@ -148,7 +158,9 @@ def _join(x_nBT: Array) -> Array:
     return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
 
 
-def _forward_pass(options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array) -> tuple[Array, ...]:
+def _forward_pass(
+    options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array
+) -> tuple[Array, ...]:
     blocks = _blocks(*targets_BL.shape, table_VD.shape[0])
     table_VD = table_VD.astype(hidden_BLD.dtype)
     one = partial(_block_statistics, options, table_VD, bias_V)
@@ -161,35 +173,41 @@ def _backward_pass(
     blocks = _blocks(*targets_BL.shape, table_VD.shape[0])
     one = partial(_block_gradient, options, table_VD.astype(hidden_BLD.dtype), bias_V)
     zeros = jnp.zeros(table_VD.shape, jnp.float32), jnp.zeros(bias_V.shape, jnp.float32)
-    (dtable, dbias), dhidden = lax.scan(one, zeros, tuple(_cut(x, blocks) for x in (hidden_BLD, targets_BL, *per_position)))
+    (dtable, dbias), dhidden = lax.scan(
+        one, zeros, tuple(_cut(x, blocks) for x in (hidden_BLD, targets_BL, *per_position))
+    )
     return _join(dhidden), _sum(dtable, *BATCH_AXES), _sum(dbias, *BATCH_AXES)
 
 
 _ROWS, _TABLE = P(BATCH_AXES), P("tensor")
 
 
-def _on_mesh(function, in_specs, out_specs):  # noqa: ANN001, ANN202
+def _on_mesh(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
     """`function` on each device's shards, or bare where there is no mesh."""
     if current_mesh() is None:
         return function
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _statistics(options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array) -> tuple[Array, ...]:
+def _statistics_primal(
+    options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array
+) -> tuple[Array, ...]:
     run = _on_mesh(partial(_forward_pass, options), (_ROWS, _TABLE, _TABLE, _ROWS), (_ROWS,) * 5)
     return run(hidden_BLD, table_VD, bias_V, targets_BL)
 
 
-def _statistics_forward(options, hidden_BLD, table_VD, bias_V, targets_BL):  # noqa: ANN001, ANN202
-    out = _statistics(options, hidden_BLD, table_VD, bias_V, targets_BL)
+def _statistics_forward(
+    options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    out = _statistics_primal(options, hidden_BLD, table_VD, bias_V, targets_BL)
     return out, (hidden_BLD, table_VD, bias_V, targets_BL, out[1], out[3])
 
 
-def _statistics_backward(options, saved, cotangents):  # noqa: ANN001, ANN202
+def _statistics_backward(options: _Options, saved: tuple[Array, ...], cotangents: tuple[Array, ...]) -> tuple[Any, ...]:
     run = _on_mesh(partial(_backward_pass, options), (_ROWS, _TABLE, _TABLE, *(_ROWS,) * 7), (_ROWS, _TABLE, _TABLE))
     dhidden, dtable, dbias = run(*saved, *cotangents[:4])
     return dhidden, dtable, dbias, None
 
 
+_statistics: Any = jax.custom_vjp(_statistics_primal, nondiff_argnums=(0,))
 _statistics.defvjp(_statistics_forward, _statistics_backward)

@@ -17,7 +17,8 @@ from lmjax.tasks.task import Features, Task, TaskConfig
 class MlmConfig(TaskConfig):
     """Masked language modelling on BERT's sentence pairs (Devlin et al. 2019, section 3.1).
 
-    `duplicates`: how many times the pairs are drawn anew; `short_fraction`: share of rows cut to a random shorter length.
+    `duplicates`: how many times the pairs are drawn anew; `short_fraction`: share of rows cut to a random shorter
+    length.
     """
 
     next_sentence: bool = True

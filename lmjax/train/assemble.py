@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -113,7 +112,10 @@ def _abstract_batch(task: Task, cfg: "RunConfig", index: int) -> dict[str, jax.S
     stage = cfg.stages[index]
     features = task.features(stage.micro_batch, stage.length, stage.masking)
     cut = {k: jax.ShapeDtypeStruct((stage.micro_batches, *v.shape), v.dtype) for k, v in features.items()}
-    return cut | {"micro_batches": jax.ShapeDtypeStruct((), np.int32), "tokens_seen": jax.ShapeDtypeStruct((), np.float32)}
+    return cut | {
+        "micro_batches": jax.ShapeDtypeStruct((), np.int32),
+        "tokens_seen": jax.ShapeDtypeStruct((), np.float32),
+    }
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,8 @@ def open_data(cfg: "RunConfig", program: Program) -> Data:
             )
 
     def token_counts() -> np.ndarray:
-        return sum(np.bincount(s.split("train").tokens[:10_000_000], minlength=tokenizer.vocab_size) for s in stores)
+        counts = [np.bincount(s.split("train").tokens[:10_000_000], minlength=tokenizer.vocab_size) for s in stores]
+        return np.sum(counts, axis=0)
 
     def train(first: int, end: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         return batches(streams, program.schedule, cfg.seed, first, end, *share)

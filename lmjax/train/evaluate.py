@@ -20,7 +20,10 @@ class EvalConfig:
 
 
 def evaluate(
-    step: Callable[[Params, Batch], Mapping[str, Mean]], params: Params, batches: Iterable[Mapping[str, np.ndarray]], mesh: Mesh
+    step: Callable[[Params, Batch], Mapping[str, Mean]],
+    params: Params,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    mesh: Mesh,
 ) -> dict[str, Array]:
     """Each term's mean over all rows; and `perplexity`, exp of the loss, for the terms that are token losses.
 
@@ -41,8 +44,8 @@ def baselines(
     """What knowing nothing but frequencies gives on the same rows: {term: {the baseline's name: figure}}.
 
     Args:
-      name: the token term ("mlm" or "clm"); gets the unigram model's loss in nats (add-one smoothing) and the accuracy of
-        always answering the most frequent token.
+      name: the token term ("mlm" or "clm"); gets the unigram model's loss in nats (add-one smoothing) and the accuracy
+        of always answering the most frequent token.
       counts: int64 [vocabulary] occurrences in the training text.
 
     "nsp_accuracy", where rows carry next_sentence_labels, is the majority label's share.

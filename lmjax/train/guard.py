@@ -45,8 +45,14 @@ class Watchdog:
         yield  # the next beat watches again
 
     def close(self) -> None:
-        """Stops watching."""
+        """Stops watching; without it, an error that ends the steps but not the process would end the process later."""
         self._closed.set()
+
+    def __enter__(self) -> "Watchdog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _limit(self) -> float:
         return max(self._minimum, self._factor * statistics.median(self._durations or [0]))

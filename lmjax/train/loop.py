@@ -1,7 +1,7 @@
 """The training loop: a config in, a trained state out, and a run directory that tells the story.
 
-RUN/config.json, checkpoints/, metrics.jsonl, tensorboard/, environment.json, tokenizer/, baselines.json. The same command
-again resumes; a run killed at any moment and resumed ends in the same bits as one that nobody touched.
+RUN/config.json, checkpoints/, metrics.jsonl, tensorboard/, environment.json, tokenizer/, baselines.json. The same
+command again resumes; a run killed at any moment and resumed ends in the same bits as one that nobody touched.
 """
 
 import contextlib
@@ -35,8 +35,8 @@ def train(cfg: "RunConfig") -> TrainState:
     """Trains, or resumes, the run in `cfg.directory`; returns its last state.
 
     Raises:
-      UserError: a bad config, data that is missing, a directory of another run, checkpoints of which none loads, or a run
-        whose loss stays not finite.
+      UserError: a bad config, data that is missing, a directory of another run, checkpoints of which none loads, or a
+        run whose loss stays not finite.
     """
     program = assemble(cfg)
     data = open_data(cfg, program)
@@ -105,8 +105,8 @@ def _evaluate(program: Program, data: Data, state: TrainState, step: int, log: L
 def _give_up_if_stuck(skipped: deque[Any], step: int, cfg: "RunConfig") -> None:
     if len(skipped) == SKIPPED_IN_A_ROW and all(jax.device_get(list(skipped))):
         raise UserError(
-            f"{cfg.directory}: the last {SKIPPED_IN_A_ROW} steps up to {step} had no finite gradient and changed nothing; "
-            "lower optim.peak_lr, or pass over a bad stretch of data with skips"
+            f"{cfg.directory}: the last {SKIPPED_IN_A_ROW} steps up to {step} had no finite "
+            "gradient and changed nothing; lower optim.peak_lr, or pass over a bad stretch of data with skips"
         )
 
 

@@ -1,7 +1,7 @@
 """Optimizers and learning rates. optax does the work; here is what it lacks, and the choice by config.
 
-An optimizer maps gradients to a direction that is not yet multiplied by the learning rate; the train step does that. So the
-rate is one pure function of the run's position, in steps or in tokens, and is logged as it was used.
+An optimizer maps gradients to a direction that is not yet multiplied by the learning rate; the train step does that.
+So the rate is one pure function of the run's position, in steps or in tokens, and is logged as it was used.
 """
 
 import re
@@ -24,8 +24,8 @@ class OptimConfig:
     """The optimizer and its schedule.
 
     `no_decay`: regex on parameter paths; those that match anywhere are not decayed (BERT's rule by default: biases and
-    LayerNorms; "" decays everything, as RoBERTa does). `unit`: what `warmup` and `total` count; `total` 0 means the whole run.
-    `decay` "linear" and "cosine" end at `end_factor` times the peak.
+    LayerNorms; "" decays everything, as RoBERTa does). `unit`: what `warmup` and `total` count; `total` 0 means the
+    whole run. The linear and cosine decays end at `end_factor` times the peak.
     """
 
     optimizer: Literal["adamw", "bert_adam", "lamb", "adafactor"] = "adamw"
@@ -46,9 +46,9 @@ class OptimConfig:
 def make_schedule(cfg: OptimConfig, whole_run: int) -> Schedule:
     """The learning rate by position (steps or tokens before this step), float32 scalar to float32 scalar.
 
-    The warm-up rises to the peak, which its last step has. "linear_from_zero" is BERT's: both lines start at position 0, so
-    the first step changes nothing and the rate drops at the end of the warm-up (google-research/bert, optimization.py).
-    "inverse_sqrt" is Vaswani et al. 2017, eq. 3, scaled to the peak.
+    The warm-up rises to the peak, which its last step has. "linear_from_zero" is BERT's: both lines start at position
+    0, so the first step changes nothing and the rate drops at the end of the warm-up (google-research/bert,
+    optimization.py). "inverse_sqrt" is Vaswani et al. 2017, eq. 3, scaled to the peak.
     """
     total = cfg.total or whole_run
     warmup = max(cfg.warmup, 1)
@@ -75,12 +75,12 @@ class _BertAdamState(NamedTuple):
 
 
 def scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """Adam without bias correction, as BERT was trained (google-research/bert, optimization.py); optax always corrects."""
+    """Adam without bias correction, as BERT was trained (google-research/bert, optimization.py); optax corrects."""
 
     def init(params: Any) -> _BertAdamState:
         return _BertAdamState(optax.tree.zeros_like(params), optax.tree.zeros_like(params))
 
-    def update(updates: Any, state: _BertAdamState, params: Any = None) -> tuple[Any, _BertAdamState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, _BertAdamState]:
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment(updates, state.nu, b2, 2)
         return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu), _BertAdamState(mu, nu)
@@ -89,7 +89,7 @@ def scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTransf
 
 
 def per_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`tx` on each layer of the stacked parameters (those under "layers") as if it stood alone, and on the others as they are.
+    """`tx` on each layer of the stacked parameters (those under "layers") as if it stood alone; on the others as it is.
 
     For optimizers with arithmetic over a whole tensor (LAMB's trust ratio, Adafactor's root mean squares).
     """

@@ -25,8 +25,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns `step(state, batch) -> (state, metrics)`, pure and ready to be jitted.
 
-    A step whose loss or gradient is not finite, or in which every optimised term weighs 0, leaves parameters, optimizer and
-    extra state as they were; `metrics["skipped"]` tells.
+    A step whose loss or gradient is not finite, or in which every optimised term weighs 0, leaves parameters, optimizer
+    and extra state as they were; `metrics["skipped"]` tells.
     """
 
     def loss(params: Params, micro: Batch, key: Array) -> tuple[Array, Mapping[str, Mean]]:
@@ -78,7 +78,7 @@ def accumulate(
 def group_norms(tree: Mapping[str, Any]) -> dict[str, Array]:
     """The L2 norm of each top-level group of a parameter tree, and of "all"."""
     squares = {group: optax.tree.norm(leaves, squared=True) for group, leaves in tree.items()}
-    squares["all"] = sum(squares.values())
+    squares["all"] = sum(squares.values(), jnp.zeros(()))
     return {group: jnp.sqrt(square) for group, square in squares.items()}
 
 

@@ -46,6 +46,17 @@ def test_chunks_tile_every_document_and_pairs_are_whole_sentences(monkeypatch, l
     assert (b_length > 0).all() if next_sentence else not is_random.any()
 
 
+def test_random_sentences_fill_what_a_left_and_no_more(monkeypatch):
+    monkeypatch.setattr(instances, "_truncate", lambda a, b, longest, rng: (a[0], a[1] - a[0], b[0], b[1] - b[0]))
+    _, a_length, b, b_length, is_random = pairs_of(SentencePairs(40, short_fraction=0))
+    starts, left = SPLIT.sentence_starts, 37 - a_length
+    last_sentence = b + b_length - starts[np.searchsorted(starts, b + b_length) - 1]
+    one = b_length == last_sentence
+    full, at_end = b_length >= left, np.isin(b + b_length, DOCUMENT_ENDS)
+    assert (full | at_end)[is_random == 1].all()
+    assert (one | (b_length - last_sentence < left))[is_random == 1].all()
+
+
 def test_pairs_fit_and_random_ones_are_more_than_half():
     a, a_length, b, b_length, is_random = np.concatenate(
         [pairs_of(SentencePairs(32), seed) for seed in range(20)], axis=1

@@ -89,13 +89,18 @@ def test_hard_wrapped_text():
     "text",
     [
         "bread\nmilk\neggs\ncheese\nbutter",  # a list
-        f"{'word ' * 60}\n{'word ' * 50}\n{'word ' * 70}",  # a paragraph a line
+        f"{'word ' * 60}\n{'word ' * 59}\n{'word ' * 60}",  # a paragraph a line
         "他来了她走了" * 9 + "\n" + "真的好" * 18,  # no spaces, a sentence a line
         "",
     ],
 )
 def test_text_that_is_not_wrapped(text):
     assert unwrap(text) == [line.strip() for line in text.split("\n") if line]
+
+
+def test_a_blank_line_is_no_wrap():
+    address = "https://" + "x" * 70  # as long as a line by itself
+    assert unwrap(f"{WRAPPED}\n\n{address}")[-1] == address
 
 
 def test_documents(tmp_path):

@@ -194,12 +194,11 @@ def test_tfds(prepared):
 
 
 def test_tfds_without_data_answers_at_once(tmp_path):
-    message(Tfds("lm1b", data_dir=str(tmp_path)))  # pays for TensorFlow's import
     start = time.monotonic()
     command = message(Tfds("lm1b", data_dir=str(tmp_path)))
     unknown = message(Tfds("lm1c", data_dir=str(tmp_path)))
     config = message(Tfds("wikipedia/no_such_config", data_dir=str(tmp_path)))
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 5
     assert f"tfds.builder('lm1b', data_dir='{tmp_path}').download_and_prepare()" in command
     assert "unknown TFDS data set 'lm1c'; did you mean 'lm1b'?" in unknown
     assert "wikipedia/no_such_config" in config

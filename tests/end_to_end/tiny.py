@@ -1,6 +1,7 @@
 """Two runs small enough to be killed and started again many times: `tiny.py bert|gpt2 DIRECTORY [--field value ...]`.
 
-BERT crosses a stage boundary, goes through a batch ramp and skips data twice; GPT-2 accumulates and draws from a mixture.
+BERT crosses a stage boundary, goes through a batch ramp and skips data twice; GPT-2 accumulates and draws from a
+mixture.
 """
 
 import sys
@@ -71,7 +72,9 @@ def config(name: str, root: Path) -> RunConfig:
             skips=((12, 3), (41, 2)),
             **common,
         )
-    tokenizer = replace(data(root, "byte_bpe", 0).tokenizer, kind="file", path=str(root / "store_byte_bpe0" / "tokenizer"))
+    tokenizer = replace(
+        data(root, "byte_bpe", 0).tokenizer, kind="file", path=str(root / "store_byte_bpe0" / "tokenizer")
+    )
     return RunConfig(
         model=GptConfig(vocab_size=300, **SHAPE),
         task=ClmConfig(),

@@ -30,6 +30,7 @@ TEXTS = [
     "مرحبا بالعالم שלום עולם नमस्ते दुनिया สวัสดีชาวโลก",
     "mixed中文English混排。100元，OK？",
     "ending with space ",
+    "written out: [MASK] [CLS][SEP] [mask] <|endoftext|><s></s> <mask>",
     "\ud7ff\ue000private \U0010fffd",
 ]
 WORDPIECE = {"bert-base-uncased": True, "bert-base-cased": False, "bert-base-chinese": True}

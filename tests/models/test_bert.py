@@ -12,6 +12,7 @@ pytestmark = pytest.mark.core
 
 CFG, HEADS = tiny("bert"), ("mlm", "nsp")
 
+
 def _run(**changes):
     batch = {k: v for k, v in (random_batch("bert", 3, 12) | changes).items() if v is not None}
     outputs = forward(CFG, HEADS)(noisy(CFG, HEADS), **model_inputs(bert.ARCHITECTURE, batch))

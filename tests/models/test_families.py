@@ -1,4 +1,5 @@
-"""What every model family must hold: placement, counts, operations, who sees whom, and options that must not change values."""
+"""What every model family must hold: placement, counts, operations, who sees whom, and options that must not change
+values."""
 
 import dataclasses
 import re
@@ -15,20 +16,21 @@ from lmjax.errors import UserError
 from lmjax.models import MODELS, architecture_of, preset, weights
 from lmjax.models.architecture import ModelConfig, abstract_params, check, num_params
 from lmjax.parallel import MeshConfig, make_mesh, shardings, spec_for
-from tests.models.tiny import RECIPES, VOCAB, applier, forward, noisy, random_batch, tiny
+from tests.models.tiny import QUICKLY, RECIPES, VOCAB, applier, forward, noisy, random_batch, tiny
 
 pytestmark = pytest.mark.core
 
 CAUSAL = {"bert": False, "gpt2": True}
 ROWS, LENGTH = 3, 12
-QUICKLY = {"xla_backend_optimization_level": 0}  # the largest programs here: half the time to compile, the same values
 each_family = pytest.mark.parametrize("family", MODELS)
 
 
 def _variants(family: str) -> list[tuple[ModelConfig, tuple[str, ...]]]:
     """Every preset with all heads; tiny models with every choice of heads, and of positions."""
     heads = MODELS[family].heads
-    some = [tuple(h for h, on in zip(heads, choice, strict=True) if on) for choice in product([0, 1], repeat=len(heads))]
+    some = [
+        tuple(h for h, on in zip(heads, choice, strict=True) if on) for choice in product([0, 1], repeat=len(heads))
+    ]
     positions = product(["learned", "sinusoidal"], ["add", "concat"])
     placed = [tiny(family, position_embedding=e, position_combine=c) for e, c in positions]
     return list(product([*MODELS[family].presets.values(), *placed], [heads])) + list(product([tiny(family)], some))
@@ -90,7 +92,7 @@ def test_parameters_are_as_many_as_published(name):
 
 
 def test_an_unknown_preset_is_one_line():
-    with pytest.raises(UserError, match="unknown preset 'bert-basecased'.*bert-base-cased"):
+    with pytest.raises(UserError, match=r"unknown preset 'bert-basecased'.*bert-base-cased"):
         preset("bert-basecased")
 
 
@@ -99,7 +101,8 @@ def test_an_unknown_preset_is_one_line():
 def test_flops_are_those_that_xla_counts(family, combine):
     """XLA counts a scanned body once, so the layers are unrolled; wide, since it counts elementwise work too.
 
-    It also computes the half of a causal model's scores that the formula leaves out: 2 T D a token and layer, added here.
+    It also computes the half of a causal model's scores that the formula leaves out: 2 T D a token and layer, added
+    here.
     """
     L, D, N = 64, 512, 2
     cfg = tiny(

@@ -1,4 +1,5 @@
-"""What only GPT-2 has: the decoding cache, the scaled residual projections, dropout that differs from layer to layer."""
+"""What only GPT-2 has: the decoding cache, the scaled residual projections, dropout that differs from layer to
+layer."""
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,11 @@ def test_initialiser():
     layers = params["layers"]
     wanted = {
         0.02: (params["word_embeddings"]["embedding"][:VOCAB], layers["mlp"]["up"]["kernel"]),
-        0.01: (params["positions"]["position"]["embedding"], layers["attention"]["out"]["kernel"], layers["mlp"]["down"]["kernel"]),
+        0.01: (
+            params["positions"]["position"]["embedding"],
+            layers["attention"]["out"]["kernel"],
+            layers["mlp"]["down"]["kernel"],
+        ),
     }  # with two layers sqrt(2 N) is 2
     for stddev, arrays in wanted.items():
         for values in arrays:

@@ -15,6 +15,9 @@ from lmjax.models.weights import flatten, unflatten
 from lmjax.objectives import Objective
 
 VOCAB = 120  # the tables have 128 rows
+QUICKLY = {
+    "xla_backend_optimization_level": 0
+}  # for the largest programs: half the time to compile, the same operations
 RECIPES: dict[str, tuple[tuple[str, ...], Objective]] = {  # family: heads and objective of its pretraining
     "bert": (("mlm", "nsp"), objectives.mlm(next_sentence=True)),
     "gpt2": (("clm",), objectives.clm()),
@@ -44,7 +47,9 @@ def noisy(cfg: ModelConfig, heads: tuple[str, ...]) -> dict[str, Any]:
         noise = rng.normal(size=shape)
         if path.endswith("kernel"):
             noise *= cfg.hidden_size**-0.5
-        elif not path.endswith("embedding"):
+        elif path.endswith("embedding"):
+            noise *= 0.3  # logits of about 1
+        else:
             noise = path.endswith("scale") + 0.1 * noise
         return np.asarray(noise, np.float32)
 
@@ -78,7 +83,8 @@ def applier(cfg: ModelConfig, heads: tuple[str, ...]) -> Callable[..., Any]:
 
 
 def random_batch(family: str, rows: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """A pretraining batch [rows, length] whose weights are very uneven: some rows are short, and one counts for nothing."""
+    """A pretraining batch [rows, length] whose weights are very uneven: some rows are short, and one counts for
+    nothing."""
     rng = np.random.default_rng(seed)
     real = np.arange(length)[None] < rng.integers(length // 2, length + 1, (rows, 1))
     batch = {

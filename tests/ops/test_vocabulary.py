@@ -1,7 +1,8 @@
-"""Blocked logits against dense ones, in values and gradients, bare and on meshes; and what the compiled program contains.
+"""Blocked logits against dense ones, in values and gradients, bare and on meshes; and what the compiled program
+contains.
 
-Letters as in `lmjax.ops.vocabulary`. The true vocabulary ends inside the first half of the table, so that with two tensor
-shards one holds nothing but padding.
+Letters as in `lmjax.ops.vocabulary`. The true vocabulary ends inside the first half of the table, so that with two
+tensor shards one holds nothing but padding.
 """
 
 import math

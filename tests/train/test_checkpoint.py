@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import random
 import resource
 import shutil
@@ -295,9 +296,8 @@ def test_killed_at_random_moments_the_run_ends_as_if_untouched(tmp_path):
 
     def start(run_dir: Path, seconds: float) -> subprocess.Popen:
         command = [sys.executable, str(A_RUN), str(run_dir), str(seconds)]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=A_RUN.parents[2], text=True
-        )
+        environment = os.environ | {"PYTHONPATH": str(A_RUN.parents[2])}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True)
 
     untouched = start(tmp_path / "untouched", 0)
     for _ in range(4):

@@ -28,12 +28,11 @@ waits_for_a_peer()
 SLOW = """
 import time
 from lmjax.train.guard import Watchdog
-watchdog = Watchdog(factor=5, minimum=0.1)
-watchdog.beat()
-for seconds in (0.08, 0.08, 0.08, 0.2, 0.2):  # the later ones are longer than the minimum, not than 5 medians
-    time.sleep(seconds)
+with Watchdog(factor=5, minimum=0.1) as watchdog:
     watchdog.beat()
-watchdog.close()
+    for seconds in (0.08, 0.08, 0.08, 0.2, 0.2):  # the later ones are longer than the minimum, not than 5 medians
+        time.sleep(seconds)
+        watchdog.beat()
 time.sleep(0.6)  # no longer watched
 """
 

@@ -15,14 +15,16 @@ from lmjax.parallel import MeshConfig, global_batch, like_params, make_mesh, sha
 from lmjax.train.optim import OptimConfig, make_optimizer
 from lmjax.train.step import make_eval_step, make_train_step
 from lmjax.types import Mean, TrainState
-from tests.models.tiny import RECIPES, applier, noisy, random_batch, tiny
+from tests.models.tiny import QUICKLY, RECIPES, applier, noisy, random_batch, tiny
 
 pytestmark = pytest.mark.core
 
 each_family = pytest.mark.parametrize("family", MODELS)
 
 # Keeps the gradient that it was last given as its state.
-RECORDER = optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), lambda g, s, p=None: (g, g))
+RECORDER = optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params), lambda g, s, p=None: (g, g)
+)
 
 
 def _state(params, tx=RECORDER, impl="rbg"):
@@ -49,7 +51,8 @@ def test_four_micro_batches_give_the_gradient_of_one(family):
     apply, params = applier(cfg, heads), noisy(cfg, heads)
     uneven = _cut(batch, 4)["loss_weights"].sum((1, 2))
     assert uneven.max() > 3 * uneven.min()
-    step = jax.jit(make_train_step(lambda p, b, key: apply(p, b, None), objective, RECORDER, lambda _: 1.0, "steps"))
+    step = make_train_step(lambda p, b, key: apply(p, b, None), objective, RECORDER, lambda _: 1.0, "steps")
+    step = jax.jit(step, compiler_options=QUICKLY)
     states, metrics = zip(*(step(_state(params), _cut(batch, a)) for a in (4, 1)), strict=True)
     four, one = (s.opt_state for s in states)
     assert optax.tree.norm(jax.tree.map(jnp.subtract, four, one)) < 1e-6 * optax.tree.norm(one)
@@ -64,11 +67,11 @@ def _toy_apply(params, batch, key):
     return {"y": dropped + jnp.sqrt(params["root"]["b"])[None, None]}
 
 
-TOY = Objective(
-    lambda outputs, batch: {"error": Mean.of(jnp.square(outputs["y"] - batch["y"]), batch["loss_weights"][:, None])},
-    {"error": 1.0},
-    ("loss_weights",),
-)
+def _toy_terms(outputs, batch):
+    return {"error": Mean.of(jnp.mean(jnp.square(outputs["y"] - batch["y"]), -1), batch["loss_weights"])}
+
+
+TOY = Objective(_toy_terms, {"error": 1.0}, ("loss_weights",))
 WIDTH = 64
 toy_step = jax.jit(make_train_step(_toy_apply, TOY, RECORDER, lambda position: 0.1 * (position + 1), "steps"))
 
@@ -121,7 +124,10 @@ def test_the_update_and_the_norms_that_are_reported():
     gradient = state.opt_state
     assert float(metrics["learning_rate"]) == pytest.approx(0.5)
     jax.tree.map(
-        lambda new, old, g: np.testing.assert_allclose(new, old - 0.5 * g, rtol=1e-6), state.params, before.params, gradient
+        lambda new, old, g: np.testing.assert_allclose(new, old - 0.5 * g, rtol=1e-6),
+        state.params,
+        before.params,
+        gradient,
     )
     size = {"linear": np.linalg.norm(gradient["linear"]["a"]), "root": abs(gradient["root"]["b"])}
     size["all"] = np.hypot(size["linear"], size["root"])
@@ -139,13 +145,13 @@ def test_a_schedule_in_tokens_reads_the_tokens_seen():
 
 def test_steps_and_micro_batches_draw_masks_of_their_own():
     """The gradient of sum(dropout(a)) is the mask: 2 where kept. Two micro-batches show the mean of two masks."""
-    total = Objective(lambda o, b: {"sum": Mean.of(o["y"], b["loss_weights"][:, None])}, {"sum": 1.0}, ("loss_weights",))
+    total = Objective(lambda o, b: {"sum": Mean.of(o["y"].sum(-1), b["loss_weights"])}, {"sum": 1.0}, ("loss_weights",))
     step = jax.jit(make_train_step(_toy_apply, total, RECORDER, lambda _: 0.0, "steps"))
     ones = {"x": np.ones((2, WIDTH), np.float32), "loss_weights": np.ones(2, np.float32)}
     first = _state(_toy_params())
 
     def mask(state):
-        return np.asarray(step(state, _cut(ones, 2))[0].opt_state["linear"]["a"]) * WIDTH
+        return np.asarray(step(state, _cut(ones, 2))[0].opt_state["linear"]["a"])
 
     values, counts = np.unique(mask(first).round(3), return_counts=True)
     np.testing.assert_array_equal(values, [0, 1, 2])
@@ -170,21 +176,22 @@ def test_evaluation_adds_up_and_divides_once():
 
 
 def _losses(family, sizes):
-    """Five steps with dropout, the whole step compiled as a run compiles it, state placed by the rules and donated."""
+    """Five steps on one batch, with dropout; the whole step in one program, the state placed by the rules and donated,
+    as in a run."""
     heads, objective = RECIPES[family]
     cfg = tiny(family, hidden_dropout=0.1, attention_dropout=0.1)
     tx = make_optimizer(OptimConfig(eps=1e-3))
     step = make_train_step(applier(cfg, heads), objective, tx, lambda _: jnp.float32(1e-2), "steps")
     state = _state(noisy(cfg, heads), tx, impl="threefry2x32")  # the generator whose draws no mesh changes
-    batches = [_cut(random_batch(family, 16, 16, seed), 2) for seed in range(5)]
+    batches = [_cut(random_batch(family, 16, 16), 2)] * 5
     if sizes is None:
-        return _train(jax.jit(step, donate_argnums=0), state, batches)
+        return _train(jax.jit(step, donate_argnums=0, compiler_options=QUICKLY), state, batches)
     mesh = make_mesh(MeshConfig(*sizes))
     params = shardings(MODELS[family].sharding, state.params, mesh)
     where = jax.tree.map(lambda _: NamedSharding(mesh, P()), state)
     where = where.replace(params=params, opt_state=like_params(state.opt_state, state.params, params, mesh))
     with jax.set_mesh(mesh):
-        compiled = jax.jit(step, donate_argnums=0, out_shardings=(where, None))
+        compiled = jax.jit(step, donate_argnums=0, out_shardings=(where, None), compiler_options=QUICKLY)
         return _train(compiled, jax.device_put(state, where), [global_batch(b, mesh) for b in batches])
 
 
@@ -207,4 +214,4 @@ def bare_losses():
 def test_a_mesh_changes_no_loss(family, sizes, bare_losses):
     losses = _losses(family, sizes)
     np.testing.assert_allclose(losses, bare_losses[family], rtol=1e-5)
-    assert min(losses) < 0.9 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
