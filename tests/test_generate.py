@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lmjax.errors import UserError
-from lmjax.generate import Sampling, draw, generate, next_token_logits
+from lmjax.generate import Sampling, _generate, draw, generate, next_token_logits
 from tests.models.tiny import forward, noisy, tiny
 
 CFG = tiny("gpt2", max_position_embeddings=64)
@@ -43,9 +43,22 @@ def test_rows_end_before_the_end_token():
     assert len(cut[0]) <= 4 < max(map(len, cut))
 
 
-def test_decoding_stops_when_every_row_has_ended():
-    eos = generate(CFG, PARAMS, PROMPTS[:1], GREEDY)[0][0]
-    assert generate(CFG, PARAMS, PROMPTS[:1] * 3, GREEDY, eos_id=eos) == [[], [], []]
+def test_a_row_that_has_ended_writes_nothing_more():
+    alone = generate(CFG, PARAMS, PROMPTS[:1], GREEDY)[0]
+    eos = alone[4]
+    tokens_BP = np.zeros((1, 32), np.int32)
+    tokens_BP[0, -4:] = PROMPTS[0]
+    segment_ids_BP = (np.arange(32)[None] >= 28).astype(np.int32)
+    raw = _generate(CFG, GREEDY, jnp.int32(eos), PARAMS, tokens_BP, segment_ids_BP, jax.random.key(0))[0].tolist()
+    end = alone.index(eos)
+    assert raw == alone[:end] + [eos] * (12 - end)
+    assert any(token != eos for token in alone[end:])
+
+
+def test_each_step_draws_anew():
+    uniform = jax.tree.map(jnp.zeros_like, PARAMS)
+    for row in generate(CFG, uniform, [[1]] * 3, Sampling(12)):
+        assert len(set(row)) > 6
 
 
 def test_the_seed_decides_and_neighbours_do_not():

@@ -3,7 +3,8 @@
 So a byte-level tokenizer sees the spaces and line ends that it was made for, and a model that generates learns them.
 
 Splitting is by `sentencex`. On 26,921 sentences of the Brown corpus and 2,001 of the English Web Treebank its
-boundaries have F1 0.89 and 0.87 (syntok 0.92 and 0.85, pysbd 0.86 and 0.85), at 13 MB/s (syntok 0.9, pysbd 0.2).
+boundaries have F1 0.89 and 0.87 (syntok 0.92 and 0.85; pysbd 0.86, on a quarter of the first, and 0.85), at 13 MB/s and
+more (syntok 0.9, pysbd 0.2).
 """
 
 import math

@@ -161,7 +161,7 @@ def _join(x_nBT: Array) -> Array:
 def _forward_pass(
     options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array
 ) -> tuple[Array, ...]:
-    blocks = _blocks(*targets_BL.shape, table_VD.shape[0])
+    blocks = _blocks(targets_BL.shape[0], targets_BL.shape[1], table_VD.shape[0])
     table_VD = table_VD.astype(hidden_BLD.dtype)
     one = partial(_block_statistics, options, table_VD, bias_V)
     return tuple(_join(s) for s in lax.map(one, (_cut(hidden_BLD, blocks), _cut(targets_BL, blocks))))
@@ -170,7 +170,7 @@ def _forward_pass(
 def _backward_pass(
     options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array, *per_position: Array
 ) -> tuple[Array, Array, Array]:
-    blocks = _blocks(*targets_BL.shape, table_VD.shape[0])
+    blocks = _blocks(targets_BL.shape[0], targets_BL.shape[1], table_VD.shape[0])
     one = partial(_block_gradient, options, table_VD.astype(hidden_BLD.dtype), bias_V)
     zeros = jnp.zeros(table_VD.shape, jnp.float32), jnp.zeros(bias_V.shape, jnp.float32)
     (dtable, dbias), dhidden = lax.scan(

@@ -59,32 +59,38 @@ def train(cfg: "RunConfig") -> TrainState:
 def _steps(
     cfg: "RunConfig", program: Program, data: Data, state: TrainState, end: int, checkpoints: Checkpoints, log: Log
 ) -> TrainState:
-    meter, skipped, watchdog = Meter(cfg, program), deque(maxlen=SKIPPED_IN_A_ROW), Watchdog()
-    stream = data.train(int(state.step), end)
+    meter, skipped, steps = Meter(cfg, program), deque(maxlen=SKIPPED_IN_A_ROW), program.schedule.steps
     step = int(state.step)
-    while (batch := meter.wait(stream)) is not None:
-        step = batch[0] + 1  # how many steps are done after this one
-        state, metrics = program.train_step(state, global_batch(batch[1], program.mesh))
-        skipped.append(metrics["skipped"])
-        meter.add(batch[0])
-        log.tick(step)
-        if step % cfg.log.every == 0 or step == end:
-            log.train(step, metrics | {"tokens": program.schedule.tokens_before(step)}, meter.read(metrics))
-            _give_up_if_stuck(skipped, step, cfg)
-            checkpoints.check()
-        watchdog.beat()
-        last = step == program.schedule.steps or reached_preemption(step) or step == end
-        better = False
-        if step % cfg.evaluation.every == 0 or step == program.schedule.steps:
-            with watchdog.paused(), meter.paused():
-                state, better = _evaluate(program, data, state, step, log)
-        if better or last or step % cfg.checkpoint.every == 0:
-            log.flush()
-            with watchdog.paused(), meter.paused():
-                checkpoints.save(state, wait=last)
-        if last:
-            break
-    watchdog.close()
+    stream = data.train(step, end)
+    compiled = set()
+    with Watchdog() as watchdog:
+        while (batch := meter.wait(stream)) is not None:
+            stage = program.schedule.stage(batch[0])
+            new = stage not in compiled  # its first step compiles, which may rightly take long
+            compiled.add(stage)
+            with watchdog.paused() if new else contextlib.nullcontext():
+                state, metrics = program.train_step(state, global_batch(batch[1], program.mesh))
+            step = batch[0] + 1  # how many steps are done after this one
+            skipped.append(metrics["skipped"])
+            meter.add(batch[0])
+            log.tick(step)
+            if step % cfg.log.every == 0 or step == steps:
+                log.train(step, metrics | {"tokens": program.schedule.tokens_before(step)}, meter.read(metrics))
+                _give_up_if_stuck(skipped, step, cfg)
+                checkpoints.check()
+            watchdog.beat()
+            last = reached_preemption(step) or step == end
+            evaluates, saves = step % cfg.evaluation.every == 0 or step == steps, step % cfg.checkpoint.every == 0
+            if evaluates or saves or last:
+                with watchdog.paused(), meter.paused():
+                    better = False
+                    if evaluates:
+                        state, better = _evaluate(program, data, state, step, log)
+                    if saves or last or better:
+                        log.flush()
+                        checkpoints.save(state, wait=last)
+            if last:
+                break
     if step < end:
         log.say(f"stopped at step {step} of {end} on notice of preemption; the same command resumes")
     return state
