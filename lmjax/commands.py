@@ -167,9 +167,8 @@ def verify(model: Model) -> None:
         model: A run or a checkpoint.
     """
     from lmjax import verify
-    from lmjax.interop import absolute
 
-    print(verify.verify(absolute(model)))
+    print(verify.verify(model))
 
 
 def _lines(file: str) -> list[str]:

@@ -27,7 +27,6 @@ from lmjax.models.architecture import Architecture, ModelConfig, abstract_params
 from lmjax.models.huggingface import Model, read_json, read_model, write_model
 from lmjax.tasks import TaskConfig, make_task
 from lmjax.train.checkpoint import find, read_config, restore_params
-from lmjax.train.files import is_local
 from lmjax.types import Array, Params
 
 
@@ -53,14 +52,9 @@ def load(path: str | os.PathLike[str]) -> "LanguageModel":
     return LanguageModel(*model, tokenizer)
 
 
-def absolute(path: str | os.PathLike[str]) -> epath.Path:
-    """The path from the root, which Orbax asks for; one on object storage as it is."""
-    return epath.Path(path).resolve() if is_local(path) else epath.Path(path)
-
-
 def _read_run(path: epath.Path) -> tuple[Model, list[epath.Path]]:
     """The model, and where its tokenizer may lie."""
-    directory = find(absolute(path))
+    directory = find(path)
     stored = read_config(directory)
 
     def part(declared: Any, name: str) -> Any:

@@ -10,12 +10,16 @@ from jax.experimental import multihost_utils
 from lmjax.report import report
 from lmjax.run import RunConfig, prepare_data
 from lmjax.samples import write_samples
+from lmjax.train.assemble import assemble
+from lmjax.train.checkpoint import check_same_meaning
 from lmjax.train.loop import train
 
 
 def pretrain(cfg: RunConfig) -> None:
     """The main job: prepares the data, trains or resumes, and shows what came out: held-out figures beside their
     baselines, samples, and where the report is."""
+    check_same_meaning(cfg.directory, cfg)
+    assemble(cfg)  # a bad config is refused before minutes go into data
     if jax.process_index() == 0:
         prepare_data(cfg)
     multihost_utils.sync_global_devices("data prepared")

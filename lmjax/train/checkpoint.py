@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 from lmjax import config
 from lmjax.errors import UserError
 from lmjax.parallel import path_of
-from lmjax.train.files import damage, locked, seal, sync, write_atomically
+from lmjax.train.files import absolute, damage, locked, seal, sync, write_atomically
 from lmjax.types import Params, TrainState
 
 # Orbax logs the whole traceback of each error that it raises as well, and warns of metadata that nobody asked for.
@@ -61,7 +61,7 @@ class Checkpoints:
           UserError: another process holds the directory, or it belongs to a run of another meaning.
         """
         self._cfg, self._run_config = cfg, run_config
-        run_dir = epath.Path(run_dir)
+        run_dir = absolute(run_dir)
         self._dir = run_dir / "checkpoints"
         self._saving = self._best = -1
         with contextlib.ExitStack() as stack:
@@ -203,7 +203,7 @@ def find(path: epath.PathLike) -> epath.Path:
     Raises:
       UserError: there is none.
     """
-    path = epath.Path(path)
+    path = absolute(path)
     if (path / "state").is_dir():
         return path
     if path.name == "best" and not path.exists():

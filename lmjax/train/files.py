@@ -22,6 +22,11 @@ def is_local(path: epath.PathLike) -> bool:
     return "://" not in os.fspath(path)
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path from the root, which Orbax asks for; one on object storage as it is."""
+    return epath.Path(path).resolve() if is_local(path) else epath.Path(path)
+
+
 def sync(path: epath.PathLike) -> None:
     """Makes a file's bytes, or a directory's names, survive a power cut."""
     if is_local(path):

@@ -1,6 +1,8 @@
 """What only GPT-2 has: the decoding cache, the scaled residual projections, dropout that differs from layer to
 layer."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from lmjax.models import gpt
 from lmjax.models.architecture import init_params
-from tests.models.tiny import VOCAB, forward, noisy, tiny
+from tests.models.tiny import QUICKLY, VOCAB, forward, noisy, tiny
 
 pytestmark = pytest.mark.core
 
@@ -56,7 +58,8 @@ def test_an_empty_cache_is_of_the_compute_dtype():
 
 def test_initialiser():
     """0.02; residual projections 0.02 / sqrt(2 N), positions 0.01."""
-    params = jax.jit(lambda key: init_params(gpt.ARCHITECTURE, CFG, HEADS, key))(jax.random.key(0, impl="rbg"))
+    init = jax.jit(lambda key: init_params(gpt.ARCHITECTURE, CFG, HEADS, key), compiler_options=QUICKLY)
+    params = init(jax.random.key(0, impl="rbg"))
     layers = params["layers"]
     wanted = {
         0.02: (params["word_embeddings"]["embedding"][:VOCAB], layers["mlp"]["up"]["kernel"]),
@@ -78,7 +81,7 @@ def test_each_layer_and_each_key_drops_its_own():
     params["layers"]["mlp"]["down"]["bias"] += 1
     module, tokens = gpt.Gpt(cfg, ()), np.zeros((2, 8), np.int32)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICKLY)
     def masks(key):
         outputs = module.apply({"params": params}, tokens, train=True, collect=True, rngs={"dropout": key})
         return jnp.diff(outputs["hidden_states"], axis=0)

@@ -1,0 +1,79 @@
+"""What a run refuses to begin with: one line that names what, where and the mend; nothing written."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmjax.config import override
+from lmjax.data.schedule import Stage
+from lmjax.errors import UserError
+from lmjax.parallel import MeshConfig
+from lmjax.run import RunConfig, prepare_data
+from lmjax.train.assemble import assemble
+from lmjax.train.loop import train
+from tests.end_to_end import tiny
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    root = tmp_path_factory.mktemp("refusals")
+    tiny.write_text(root)
+    cfg = replace(tiny.config("bert", root), stages=(Stage(until_step=2, batch_size=8, length=32),), skips=())
+    prepare_data(cfg)
+    return cfg
+
+
+def refused(message: str, cfg: RunConfig, **changes: Any) -> None:
+    cfg = replace(cfg, **changes)
+    with pytest.raises(UserError, match=message) as error:
+        train(cfg)
+    assert "\n" not in str(error.value)
+    assert not Path(cfg.directory).exists()
+
+
+def test_a_mesh_that_does_not_fit(prepared: RunConfig) -> None:
+    refused("mesh data=3 fsdp=1 tensor=1 does not fit 8 devices", prepared, mesh=MeshConfig(3, 1, 1))
+    refused(r"attention/key/bias: axis 1 .* not divisible by mesh axes tensor = 8", prepared, mesh=MeshConfig(1, 1, 8))
+    stage = Stage(until_step=2, batch_size=6, length=32)
+    refused("6 rows is not divisible by data x fsdp = 8", prepared, stages=(stage,))
+
+
+def test_rows_longer_than_the_position_table(prepared: RunConfig) -> None:
+    stage = Stage(until_step=2, batch_size=8, length=33)
+    refused(r"length 33 exceeds the position table \(32 rows\)", prepared, stages=(stage,))
+
+
+def test_a_vocabulary_that_is_not_the_stores(prepared: RunConfig) -> None:
+    model = replace(prepared.model, vocab_size=301)
+    refused("vocab_size is 301, but the tokenizer of .* has 300 entries", prepared, model=model)
+
+
+def test_a_store_that_was_never_made(prepared: RunConfig, tmp_path: Path) -> None:
+    data = (replace(prepared.data[0], data=replace(prepared.data[0].data, store=str(tmp_path / "none"))),)
+    refused("none", prepared, data=data)
+
+
+def test_a_directory_of_another_run_or_schema(prepared: RunConfig, tmp_path: Path) -> None:
+    cfg = replace(prepared, directory=str(tmp_path / "run"))
+    train(cfg)
+    with pytest.raises(UserError, match=r"run of another config: seed \(0 -> 1\), optim.peak_lr"):
+        train(replace(cfg, seed=1, optim=replace(cfg.optim, peak_lr=1.0)))
+    stored = json.loads((tmp_path / "run/config.json").read_text())
+    (tmp_path / "run/config.json").write_text(json.dumps(stored | {"schema_version": 0}))
+    with pytest.raises(UserError, match="config schema 0, this lmjax reads 1"):
+        train(cfg)
+
+
+def test_a_mistyped_field_names_the_nearest(prepared: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        override(prepared, ["--evaluation.rowz", "3"], "run_pretrain.py")
+    assert stop.value.code == 2
+    assert "--evaluation.rows" in capsys.readouterr().err
+
+
+def test_the_step_is_checked_before_data_is_touched(prepared: RunConfig) -> None:
+    nowhere = replace(prepared.data[0], data=replace(prepared.data[0].data, store="/nowhere"))
+    assert assemble(replace(prepared, data=(nowhere,))).schedule.steps == 2
