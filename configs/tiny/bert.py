@@ -29,11 +29,11 @@ def config() -> RunConfig:
             hidden_dropout=0.0,  # a few minutes see hardly any text twice
             attention_dropout=0.0,
         ),
-        task=MlmConfig(duplicates=3),
+        task=MlmConfig(duplicates=2),
         data=(WeightedData(DataConfig("stores/docs_wordpiece", Docs(), TokenizerConfig("wordpiece", 4096))),),
-        stages=(Stage(until_step=1500, batch_size=32, length=128),),
-        optim=OptimConfig(peak_lr=2e-3, warmup=150),
-        evaluation=EvalConfig(every=250, rows=512),
-        checkpoint=CheckpointConfig(every=250, keep=2),
+        stages=(Stage(until_step=800, batch_size=32, length=128),),
+        optim=OptimConfig(peak_lr=2e-3, warmup=80),
+        evaluation=EvalConfig(every=200, rows=512),
+        checkpoint=CheckpointConfig(every=200, keep=2),
         log=LogConfig(every=10),
     )

@@ -207,13 +207,17 @@ def build_table(cfg: InstanceConfig, store: Store, split: str, seed: int) -> Non
             "needs; give it more text (or more of it held out), or a shorter length"
         )
     cfg = cfg.once() if split == "heldout" else cfg
-    passes = cfg.tables(store.split(split), store.tokenizer, seed)
     with built_aside(directory) as building:
         writers: dict[str, ArrayWriter] = {}
         rows = []
         passes = cfg.tables(store.split(split), store.tokenizer, seed)
         for columns in tqdm(
-            passes, f"{type(cfg).__name__} {cfg.length} {split}", getattr(cfg, "duplicates", 1), unit=" pass"
+            passes,
+            f"{type(cfg).__name__} {cfg.length} {split}",
+            getattr(cfg, "duplicates", 1),
+            unit=" pass",
+            disable=None,
+            delay=1,
         ):
             for name, column in columns.items():
                 if name not in writers:

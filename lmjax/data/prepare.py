@@ -80,7 +80,7 @@ def _build_store(cfg: DataConfig, directory: epath.Path) -> None:
         count = _spool(cfg, Path(scratch))
         tokenizer = make_tokenizer(cfg.tokenizer, (s for d in _spooled(Path(scratch), "train") for s in d))
         tokenizer.save(building / "tokenizer")
-        with tqdm(total=count, desc="tokens", unit=" documents") as bar:
+        with tqdm(total=count, desc="tokens", unit=" documents", disable=None, delay=1) as bar:
             counts = {
                 name: _write_split(building / name, _spooled(Path(scratch), name), tokenizer, bar) for name in SPLITS
             }
@@ -101,7 +101,7 @@ def _spool(cfg: DataConfig, scratch: Path) -> int:
     counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context((scratch / name).open("w", encoding="utf-8")) for name in SPLITS}
-        for document in tqdm(documents(cfg.source, cfg.sentences), "text", unit=" documents"):
+        for document in tqdm(documents(cfg.source, cfg.sentences), "text", unit=" documents", disable=None, delay=1):
             name = side(document.group, cfg.heldout)
             files[name].write(json.dumps(document.sentences) + "\n")
             counts[name] += 1

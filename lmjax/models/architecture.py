@@ -95,6 +95,8 @@ def check(cfg: ModelConfig, length: int) -> None:
         raise UserError(
             f"hidden_size {cfg.hidden_size} is not divisible by num_attention_heads {cfg.num_attention_heads}"
         )
+    if cfg.position_embedding == "sinusoidal" and cfg.hidden_size % 2:
+        raise UserError(f"hidden_size {cfg.hidden_size} is odd; sinusoidal positions come in pairs")
     if cfg.position_embedding == "learned" and length > cfg.max_position_embeddings:
         raise UserError(
             f"length {length} exceeds the position table ({cfg.max_position_embeddings} rows); "

@@ -162,7 +162,6 @@ def _forward_pass(
     options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array
 ) -> tuple[Array, ...]:
     blocks = _blocks(targets_BL.shape[0], targets_BL.shape[1], table_VD.shape[0])
-    table_VD = table_VD.astype(hidden_BLD.dtype)
     one = partial(_block_statistics, options, table_VD, bias_V)
     return tuple(_join(s) for s in lax.map(one, (_cut(hidden_BLD, blocks), _cut(targets_BL, blocks))))
 
@@ -171,7 +170,7 @@ def _backward_pass(
     options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array, *per_position: Array
 ) -> tuple[Array, Array, Array]:
     blocks = _blocks(targets_BL.shape[0], targets_BL.shape[1], table_VD.shape[0])
-    one = partial(_block_gradient, options, table_VD.astype(hidden_BLD.dtype), bias_V)
+    one = partial(_block_gradient, options, table_VD, bias_V)
     zeros = jnp.zeros(table_VD.shape, jnp.float32), jnp.zeros(bias_V.shape, jnp.float32)
     (dtable, dbias), dhidden = lax.scan(
         one, zeros, tuple(_cut(x, blocks) for x in (hidden_BLD, targets_BL, *per_position))
@@ -193,7 +192,7 @@ def _statistics_primal(
     options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array
 ) -> tuple[Array, ...]:
     run = _on_mesh(partial(_forward_pass, options), (_ROWS, _TABLE, _TABLE, _ROWS), (_ROWS,) * 5)
-    return run(hidden_BLD, table_VD, bias_V, targets_BL)
+    return run(hidden_BLD, table_VD.astype(hidden_BLD.dtype), bias_V, targets_BL)  # cast first: half the gather
 
 
 def _statistics_forward(
@@ -205,7 +204,8 @@ def _statistics_forward(
 
 def _statistics_backward(options: _Options, saved: tuple[Array, ...], cotangents: tuple[Array, ...]) -> tuple[Any, ...]:
     run = _on_mesh(partial(_backward_pass, options), (_ROWS, _TABLE, _TABLE, *(_ROWS,) * 7), (_ROWS, _TABLE, _TABLE))
-    dhidden, dtable, dbias = run(*saved, *cotangents[:4])
+    hidden_BLD, table_VD, *rest = saved
+    dhidden, dtable, dbias = run(hidden_BLD, table_VD.astype(hidden_BLD.dtype), *rest, *cotangents[:4])
     return dhidden, dtable, dbias, None
 
 

@@ -59,7 +59,7 @@ def test_a_store_that_was_never_made(prepared: RunConfig, tmp_path: Path) -> Non
 def test_a_directory_of_another_run_or_schema(prepared: RunConfig, tmp_path: Path) -> None:
     cfg = replace(prepared, directory=str(tmp_path / "run"))
     train(cfg)
-    with pytest.raises(UserError, match=r"run of another config: seed \(0 -> 1\), optim.peak_lr"):
+    with pytest.raises(UserError, match=r"run of another config: optim.peak_lr \(0.003 -> 1.0\), seed \(0 -> 1\)"):
         train(replace(cfg, seed=1, optim=replace(cfg.optim, peak_lr=1.0)))
     stored = json.loads((tmp_path / "run/config.json").read_text())
     (tmp_path / "run/config.json").write_text(json.dumps(stored | {"schema_version": 0}))

@@ -191,15 +191,21 @@ def test_absent_inputs_mean_one_segment_from_position_0(family):
 
 
 @each_family
-def test_concatenation_with_two_identities_is_addition(family):
-    tokens = _tokens()
-    identities = {"kernel": np.tile(np.eye(32, dtype=np.float32), (2, 1)), "bias": np.zeros(32, np.float32)}
-    cfg = tiny(family)
-    heads = RECIPES[family][0]
-    params = noisy(cfg, heads)
-    params["positions"]["combine"] = identities
-    concat = forward(tiny(family, position_combine="concat"), heads)(params, **_inputs(tokens))
-    np.testing.assert_allclose(concat["logits"], _run(cfg, _inputs(tokens))["logits"], atol=2e-5)
+def test_concatenation_is_of_token_and_position_in_that_order(family):
+    """With two identities as its kernel it adds; with one above a zero it sees no positions."""
+    cfg, heads, inputs = tiny(family), RECIPES[family][0], _inputs(_tokens())
+    params, identity = noisy(cfg, heads), np.eye(32, dtype=np.float32)
+
+    def logits(second, inputs):
+        params["positions"]["combine"] = {
+            "kernel": np.concatenate([identity, second]),
+            "bias": np.zeros_like(identity[0]),
+        }
+        return forward(tiny(family, position_combine="concat"), heads)(params, **inputs)["logits"]
+
+    np.testing.assert_allclose(logits(identity, inputs), _run(cfg, inputs)["logits"], atol=2e-5)
+    elsewhere = inputs | {"positions": inputs["positions"][:, ::-1]}
+    np.testing.assert_array_equal(logits(0 * identity, inputs), logits(0 * identity, elsewhere))
 
 
 @each_family
@@ -274,12 +280,15 @@ def test_what_cannot_be_built_is_one_line(family):
     check(dataclasses.replace(cfg, position_embedding="sinusoidal"), 17)
     with pytest.raises(UserError, match="hidden_size 32 is not divisible by num_attention_heads 5"):
         check(dataclasses.replace(cfg, num_attention_heads=5), 16)
+    with pytest.raises(UserError, match="hidden_size 33 is odd"):
+        check(tiny(family, hidden_size=33, num_attention_heads=3, position_embedding="sinusoidal"), 16)
 
 
 @each_family
 def test_hugging_face_configs_and_weights_return_as_they_went(family):
     architecture = MODELS[family]
-    for cfg in [*architecture.presets.values(), tiny(family)]:
+    unusual = {"hidden_dropout": 0.3, "attention_dropout": 0.2, "layer_norm_eps": 1e-3, "initializer_range": 0.03}
+    for cfg in [*architecture.presets.values(), tiny(family, **unusual)]:
         assert architecture.from_hf(architecture.to_hf(cfg, architecture.heads)) == cfg
     for position in ({"position_combine": "concat"}, {"position_embedding": "sinusoidal"}):
         with pytest.raises(UserError, match="cannot be converted"):

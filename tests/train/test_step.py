@@ -59,7 +59,7 @@ def test_four_micro_batches_give_the_gradient_of_one(family):
     assert float(metrics[0]["loss"]) == pytest.approx(float(metrics[1]["loss"]), rel=1e-6)
 
 
-# A toy, for what has nothing to do with a model: y = dropout(a x) + sqrt(b), squared error.
+# A toy, for what has nothing to do with a model: y = dropout(a x) + sqrt(b), squared error and a constant.
 
 
 def _toy_apply(params, batch, key):
@@ -68,7 +68,8 @@ def _toy_apply(params, batch, key):
 
 
 def _toy_terms(outputs, batch):
-    return {"error": Mean.of(jnp.mean(jnp.square(outputs["y"] - batch["y"]), -1), batch["loss_weights"])}
+    squares = jnp.mean(jnp.square(outputs["y"] - batch["y"]), -1)
+    return {"error": Mean.of(squares + batch["constant"], batch["loss_weights"])}
 
 
 TOY = Objective(_toy_terms, {"error": 1.0}, ("loss_weights",))
@@ -83,7 +84,8 @@ def _toy_params(b=1.0):
 def _toy_rows(rows):
     rng = np.random.default_rng(rows)
     x, y = rng.normal(size=(2, rows, WIDTH)).astype(np.float32)
-    return {"x": x, "y": y, "loss_weights": np.arange(1, rows + 1, dtype=np.float32)}
+    weights = np.arange(1, rows + 1, dtype=np.float32)
+    return {"x": x, "y": y, "constant": np.zeros(rows, np.float32), "loss_weights": weights}
 
 
 def test_a_ramp_computes_only_the_micro_batches_that_hold_rows():
@@ -100,16 +102,16 @@ def test_a_ramp_computes_only_the_micro_batches_that_hold_rows():
 
 @pytest.mark.parametrize("bad", ["loss", "gradient", "weights"])
 def test_a_bad_step_changes_nothing_and_is_counted(bad):
-    """The loss is not a number; the gradient is infinite under a finite loss; nothing weighs anything."""
+    """Of loss and gradient one is finite and the other not; nothing weighs anything."""
     rows, params = _toy_rows(8), _toy_params(b=0.0 if bad == "gradient" else 1.0)
     if bad == "loss":
-        rows["y"][3, 5] = np.nan
+        rows["constant"][3] = np.nan
     if bad == "weights":
         rows["loss_weights"][:] = 0
     before = _state(params)
     state, metrics = toy_step(before, _cut(rows, 2))
     assert np.isfinite(metrics["loss"]) == (bad != "loss")
-    assert np.isfinite(metrics["gradient_norm"]["all"]) == (bad == "weights")
+    assert np.isfinite(metrics["gradient_norm"]["all"]) == (bad != "gradient")
     assert (int(metrics["skipped"]), int(state.step)) == (1, 1)
     assert np.isnan(metrics["error"]) == (bad != "gradient")  # a mean of nothing is n/a
     _assert_untouched(state, before)
