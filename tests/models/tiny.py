@@ -16,7 +16,9 @@ from lmjax.objectives import Objective
 
 VOCAB = 120  # the tables have 128 rows
 # Compiles models in a quarter of the time; the same operations.
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+QUICKLY: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 12):  # later ones know no other emitters
+    QUICKLY["xla_cpu_use_fusion_emitters"] = False
 RECIPES: dict[str, tuple[tuple[str, ...], Objective]] = {  # family: heads and objective of its pretraining
     "bert": (("mlm", "nsp"), objectives.mlm(next_sentence=True)),
     "gpt2": (("clm",), objectives.clm()),
