@@ -1,6 +1,9 @@
 """The small BERT of `bert.py` with positions concatenated to words, [word ; position] -> Dense, instead of added.
 
 Command:   python run_pretrain.py configs/tiny/bert_concat.py
+Hardware:  2 cores of an AMD EPYC (family 25), jax 0.10.2
+Time:      4 minutes
+Result:    held-out MLM accuracy 0.137 (unigram 0.064), NSP accuracy 0.734 (majority 0.572)
 """
 
 from dataclasses import replace
