@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 
 from lmjax.data.store import Store
+from lmjax.generate import Sampling
 from lmjax.interop import LanguageModel, load
 from lmjax.train.files import write_atomically
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 COUNT = 5
 SHORTEST, LONGEST = 8, 40  # tokens of a sentence to show
+NEW = 32  # tokens of a continuation
 
 
 def write_samples(cfg: "RunConfig") -> list[dict[str, Any]]:
@@ -48,7 +50,9 @@ def filled_masks(lm: LanguageModel, sentences: list[list[int]]) -> dict[str, Any
         logits = lm(tokens=tokens, mlm_positions=np.array([[hidden + 1]], np.int32))["logits"][0, 0]
         shares = np.exp(logits - np.logaddexp.reduce(logits))
         guesses = ", ".join(f"{tokenizer.token(int(i))} {shares[i]:.0%}" for i in np.argsort(-shares)[:3])
-        text = f"{tokenizer.decode(ids[:hidden])} [MASK] {tokenizer.decode(ids[hidden + 1 :])}"
+        # Decoded with the hidden word and cut, so that pieces after it join as they would have joined it.
+        rest = tokenizer.decode(ids[hidden:])[len(tokenizer.decode(ids[hidden : hidden + 1])) :]
+        text = f"{tokenizer.decode(ids[:hidden])} [MASK]{rest}"
         rows.append([text, tokenizer.token(int(ids[hidden])), guesses])
     return {"title": "Masked words filled in (held-out text; the word; the model's guesses)", "rows": rows}
 
@@ -56,7 +60,9 @@ def filled_masks(lm: LanguageModel, sentences: list[list[int]]) -> dict[str, Any
 def continuations(lm: LanguageModel, sentences: list[list[int]]) -> dict[str, Any]:
     """The first half of each sentence, and what the model writes after it."""
     prompts = [lm.tokenizer.decode(ids[: len(ids) // 2]) for ids in sentences]
+    room = lm.config.max_position_embeddings - max(map(len, lm.tokenizer.encode_batch(prompts)))
+    sampling = Sampling(max_new_tokens=min(NEW, room), temperature=0.8)
     return {
         "title": "Held-out sentences continued (the beginning; the model's continuation)",
-        "rows": [list(row) for row in zip(prompts, lm.generate(prompts), strict=True)],
+        "rows": [list(row) for row in zip(prompts, lm.generate(prompts, sampling), strict=True)],
     }
