@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PEERS := .venv-parity
 RUN := $(VENV)/bin/python
-PYTEST := $(RUN) -m pytest -n 2 --dist loadscope
+PYTEST := $(RUN) -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 
 # pip's -qq keeps its errors.

@@ -23,6 +23,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The kill tests first: they take longest, and no worker should be left alone with them."""
+    items.sort(key=lambda item: "test_resume" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
     """`shared_data("tokenizers/gpt2-vocab.bpe")`: that file or folder of the real data. Skips the test without it."""
