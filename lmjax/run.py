@@ -27,7 +27,7 @@ class RunConfig:
       stages: batch size and length over the steps; the last one's end is the run's end.
       skips: (step, batches) pairs: before that step, so many batches of data are passed over.
       seed: of parameters, dropout, shuffling and masking.
-      prng: JAX's generator; "rbg" is faster, but its dropout depends on the mesh.
+      prng: JAX's generator; "rbg" is cheaper, but nothing promises that its dropout is the same on every mesh.
       stop_at: stop, with a checkpoint, at this step (0 = at the end).
     """
 

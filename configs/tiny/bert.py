@@ -2,7 +2,7 @@
 
 Command:   python run_pretrain.py configs/tiny/bert.py      (or: make pretrain)
 Hardware:  2 cores of an AMD EPYC (family 25), jax 0.10.2
-Time:      4 minutes; with the installation of everything, 5
+Time:      5 minutes with the installation and the data, of which 3 are training
 Result:    held-out MLM accuracy 0.151 (unigram 0.064), NSP accuracy 0.711 (majority 0.572)
 """
 

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from lmjax.parallel import BATCH_AXES, current_mesh
 from lmjax.types import Array
 
-BLOCK_BYTES = 64 * 2**20  # of one device's float32 logits; larger blocks do not run faster on the machines tried
+BLOCK_BYTES = 64 * 2**20  # of one device's float32 logits
 
 
 class TokenStatistics(NamedTuple):
