@@ -3,8 +3,10 @@
     .venv/bin/python benchmarks/train_step.py [--pairs 5] [--models bert gpt2] [--dtypes float32 bfloat16]
 
 Both sides: dropout 0.1, AdamW with decay and clipping at 1.0, float32 parameters, all cores, the same batch. Two
-processes take turns, one step each, so that a change of the machine's speed meets both. BERT is compared twice: with
-transformers as it comes (logits at every position), and with its masked positions gathered first, as lmjax does.
+processes take turns, so that a change of the machine's speed meets both. A turn is two steps, the second timed: where
+a hypervisor takes freed pages back, the first step after a pause pays for fetching memory, which training does not.
+BERT is compared twice: with transformers as it comes (logits at every position), and with its masked positions gathered
+first, as lmjax does.
 """
 
 import argparse
@@ -19,7 +21,7 @@ ROOT = HERE.parent
 
 
 class Side:
-    """A process that takes one step each time it is asked, and answers with the seconds."""
+    """A process that takes a step each time it is asked, and answers with the seconds."""
 
     def __init__(self, python: Path, script: Path, *arguments: str):
         self._process = subprocess.Popen(
@@ -27,11 +29,11 @@ class Side:
         )
         self.versions = self._read()
 
-    def step(self) -> float:
-        """Seconds of one step."""
+    def turn(self) -> float:
+        """Seconds of the second of two steps."""
         assert self._process.stdin
-        print("step", file=self._process.stdin, flush=True)
-        return float(self._read())
+        print("step\nstep", file=self._process.stdin, flush=True)
+        return [float(self._read()) for _ in range(2)][1]
 
     def close(self) -> None:
         self._process.communicate()
@@ -47,7 +49,7 @@ def compare(model: str, dtype: str, variant: str, pairs: int) -> dict[str, objec
     """Medians of both sides and their ratio."""
     ours = Side(ROOT / ".venv/bin/python", HERE / "train_step_lmjax.py", model, dtype)
     theirs = Side(ROOT / ".venv-parity/bin/python", HERE / "peers/train_step_torch.py", model, dtype, variant)
-    times = [(ours.step(), theirs.step()) for _ in range(pairs + 1)][1:]
+    times = [(ours.turn(), theirs.turn()) for _ in range(pairs + 1)][1:]
     result = {
         "model": model,
         "dtype": dtype,

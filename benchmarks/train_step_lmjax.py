@@ -18,7 +18,8 @@ from lmjax.types import TrainState
 
 def main() -> None:
     model, dtype = sys.argv[1:]
-    cfg = replace(preset({"bert": "bert-base-uncased", "gpt2": "gpt2"}[model]), dtype=dtype)
+    cfg = preset({"bert": "bert-base-uncased", "gpt2": "gpt2"}[model])
+    cfg = replace(cfg, dtype=dtype, unroll=cfg.num_hidden_layers)
     architecture = architecture_of(cfg)
     heads = ("mlm", "nsp") if model == "bert" else ("clm",)
     module = architecture.build(cfg, heads)

@@ -21,9 +21,16 @@ from lmjax.types import Array
 
 Initializer = Callable[..., Array]
 
+def _gelu(x: Array) -> Array:
+    """x times the normal distribution function (Hendrycks and Gimpel 2016), computed in float32."""
+    y = x.astype(jnp.float32)
+    return (0.5 * y * (1 + jax.lax.erf(y * math.sqrt(0.5)))).astype(x.dtype)
+
+
+# GELU takes little to compute and its intermediates much to keep: the backward pass starts from its input again.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu": jax.checkpoint(_gelu),
+    "gelu_tanh": jax.checkpoint(lambda x: jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)),
     "relu": jax.nn.relu,
 }
 

@@ -3,6 +3,7 @@
 Letters: B batch, L query length, S key length, H heads, K head width.
 """
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -65,11 +66,47 @@ def attention(
             raise ValueError("cudnn attention has no dropout here; use implementation='xla' or attention_dropout=0")
         return jax.nn.dot_product_attention(q_BLHK, k_BSHK, v_BSHK, mask=mask, implementation="cudnn"), None
     scale = q_BLHK.shape[-1] ** -0.5
-    scores_BHLS = jnp.einsum("BLHK,BSHK->BHLS", q_BLHK, k_BSHK, preferred_element_type=jnp.float32) * scale
+    scores_BHLS = _product("BLHK,BSHK->BHLS", q_BLHK, k_BSHK) * scale
     if mask is not None:
         # A finite value: a row that may see nothing (padding before a decoding prompt) stays a number.
         scores_BHLS = jnp.where(mask, scores_BHLS, -1e9)
     probabilities_BHLS = jax.nn.softmax(scores_BHLS, axis=-1)
     mixed_BHLS = dropout(probabilities_BHLS.astype(q_BLHK.dtype), dropout_rate, dropout_key)
-    out_BLHK = jnp.einsum("BHLS,BSHK->BLHK", mixed_BHLS, v_BSHK, preferred_element_type=jnp.float32)
+    out_BLHK = _product("BHLS,BSHK->BLHK", mixed_BHLS, v_BSHK)
     return out_BLHK.astype(q_BLHK.dtype), probabilities_BHLS
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(axes: str, x: Array, y: Array) -> Array:
+    """einsum of the compute dtype, accumulated in float32; so are its gradients, whose cotangent is cast first."""
+    return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
+
+
+def _product_forward(axes: str, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _product(axes, x, y), (x, y)
+
+
+def _product_backward(axes: str, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, y = saved
+    inputs, out_axes = axes.split("->")
+    x_axes, y_axes = inputs.split(",")
+    g = g.astype(x.dtype)
+    dx = jnp.einsum(f"{out_axes},{y_axes}->{x_axes}", g, y, preferred_element_type=jnp.float32)
+    (x_halves, x), (g_halves, g) = _halve_queries(x_axes, x), _halve_queries(out_axes, g)
+    dy = jnp.einsum(f"{x_halves},{g_halves}->{y_axes}", x, g, preferred_element_type=jnp.float32)
+    return dx.astype(y.dtype), dy.astype(y.dtype)
+
+
+def _halve_queries(axes: str, x: Array) -> tuple[str, Array]:
+    """The query axis L as two, "lL": XLA's CPU backend contracts two axes of bfloat16 arrays, but not always one.
+
+    An odd length stays whole, in float32.
+    """
+    at = axes.index("L")
+    length = x.shape[at]
+    if length % 2:
+        return axes, x.astype(jnp.float32)
+    return axes.replace("L", "lL"), x.reshape(*x.shape[:at], 2, length // 2, *x.shape[at + 1 :])
+
+
+_product.defvjp(_product_forward, _product_backward)

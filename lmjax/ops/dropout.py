@@ -15,5 +15,10 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
     if key is None or rate == 0:
         return x
     kept = round((1 - rate) * 65536)
-    keep = jax.random.bits(key, x.shape, jnp.uint16) < kept
-    return jnp.where(keep, x * jnp.asarray(65536 / kept, x.dtype), 0)
+    return jnp.where(_bits(key, x.shape) < kept, x * jnp.asarray(65536 / kept, x.dtype), 0)
+
+
+def _bits(key: Array, shape: tuple[int, ...]) -> Array:
+    """uint16 bits, two elements from each 32-bit word: generators make whole words, whatever they are asked for."""
+    words = jax.random.bits(key, (*shape[:-1], -(-shape[-1] // 2)), jnp.uint32)
+    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*shape[:-1], -1)[..., : shape[-1]]

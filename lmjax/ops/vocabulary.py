@@ -1,7 +1,8 @@
 """Logits over the vocabulary that are never written down whole.
 
 A language-model head returns `VocabLogits`: hidden states, the output table and a bias. `statistics` passes over them
-in blocks of the length axis, forwards and backwards, so that no float32 [batch, length, vocabulary] array exists.
+in blocks of the length axis, forwards and backwards, so that no large float32 [batch, length, vocabulary] array exists.
+Logits that fit in one block are kept for the backward pass; those of several are computed again.
 
 On a mesh the pass runs under `shard_map`: the table is gathered over `fsdp` once, before the loop; inside it only a
 block's statistics and its hidden gradient are summed over `tensor`; the table's gradient is accumulated in float32 on
@@ -24,7 +25,7 @@ from jax.sharding import PartitionSpec as P
 from lmjax.parallel import BATCH_AXES, current_mesh
 from lmjax.types import Array
 
-BLOCK_BYTES = 64 * 2**20  # of one device's float32 logits
+BLOCK_BYTES = 256 * 2**20  # of one device's float32 logits
 
 
 class TokenStatistics(NamedTuple):
@@ -95,8 +96,8 @@ def _scaled_logits(options: _Options, hidden_BTD: Array, table_VD: Array, bias_V
 
 
 def _block_statistics(
-    options: _Options, table_VD: Array, bias_V: Array, block: tuple[Array, Array]
-) -> tuple[Array, ...]:
+    options: _Options, keep: bool, table_VD: Array, bias_V: Array, block: tuple[Array, Array]
+) -> tuple[tuple[Array, ...], Array | None]:
     hidden_BTD, targets_BT = block
     logits = _scaled_logits(options, hidden_BTD, table_VD, bias_V)
     real = _columns(table_VD) < options.vocab_size
@@ -114,15 +115,16 @@ def _block_statistics(
     normalizer, target, sum_logits, *rest = _sum(jnp.stack(sums), "tensor")
     log_normalizer = jnp.log(normalizer) + largest
     entropy = log_normalizer - rest[0] / normalizer if options.entropy else jnp.zeros_like(target)
-    return target - log_normalizer, log_normalizer, sum_logits, entropy, (target >= largest).astype(jnp.float32)
+    is_largest = (target >= largest).astype(jnp.float32)
+    return (target - log_normalizer, log_normalizer, sum_logits, entropy, is_largest), logits if keep else None
 
 
 def _block_gradient(
-    options: _Options, table_VD: Array, bias_V: Array, carry: tuple[Array, Array], block: tuple[Array, ...]
+    options: _Options, table_VD: Array, bias_V: Array, carry: tuple[Array, Array], block: tuple[Array | None, ...]
 ) -> tuple[tuple[Array, Array], Array]:
     dtable_VD, dbias_V = carry
-    hidden_BTD, targets_BT, log_normalizer, entropy, d_target, d_normalizer, d_sum, d_entropy = block
-    logits = _scaled_logits(options, hidden_BTD, table_VD, bias_V)
+    hidden_BTD, targets_BT, kept_logits, log_normalizer, entropy, d_target, d_normalizer, d_sum, d_entropy = block
+    logits = _scaled_logits(options, hidden_BTD, table_VD, bias_V) if kept_logits is None else kept_logits
     p = jnp.exp(logits - log_normalizer[..., None])
     is_target = _columns(table_VD) == targets_BT[..., None]
     # d target = 1[v = target] - p; d normalizer = p; d sum = 1; d entropy = -p (log p + entropy)
@@ -158,27 +160,34 @@ def _join(x_nBT: Array) -> Array:
     return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
 
 
+def _fits_one_block(hidden_BLD: Array, table_VD: Array) -> bool:
+    mesh = current_mesh()
+    sizes = dict.fromkeys((*BATCH_AXES, "tensor"), 1) if mesh is None else mesh.shape
+    batch = hidden_BLD.shape[0] // math.prod(sizes[axis] for axis in BATCH_AXES)
+    return _blocks(batch, hidden_BLD.shape[1], table_VD.shape[0] // sizes["tensor"]) == 1
+
+
 def _forward_pass(
-    options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array
-) -> tuple[Array, ...]:
+    options: _Options, keep: bool, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array
+) -> tuple[tuple[Array, ...], Array | None]:
     blocks = _blocks(targets_BL.shape[0], targets_BL.shape[1], table_VD.shape[0])
-    one = partial(_block_statistics, options, table_VD, bias_V)
-    return tuple(_join(s) for s in lax.map(one, (_cut(hidden_BLD, blocks), _cut(targets_BL, blocks))))
+    one = partial(_block_statistics, options, keep, table_VD, bias_V)
+    return jax.tree.map(_join, lax.map(one, (_cut(hidden_BLD, blocks), _cut(targets_BL, blocks))))
 
 
 def _backward_pass(
-    options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array, *per_position: Array
+    options: _Options, table_VD: Array, bias_V: Array, *per_position: Array | None
 ) -> tuple[Array, Array, Array]:
-    blocks = _blocks(targets_BL.shape[0], targets_BL.shape[1], table_VD.shape[0])
+    hidden_BLD = per_position[0]
+    assert hidden_BLD is not None
+    blocks = _blocks(hidden_BLD.shape[0], hidden_BLD.shape[1], table_VD.shape[0])
     one = partial(_block_gradient, options, table_VD, bias_V)
     zeros = jnp.zeros(table_VD.shape, jnp.float32), jnp.zeros(bias_V.shape, jnp.float32)
-    (dtable, dbias), dhidden = lax.scan(
-        one, zeros, tuple(_cut(x, blocks) for x in (hidden_BLD, targets_BL, *per_position))
-    )
+    (dtable, dbias), dhidden = lax.scan(one, zeros, jax.tree.map(lambda x: _cut(x, blocks), per_position))
     return _join(dhidden), _sum(dtable, *BATCH_AXES), _sum(dbias, *BATCH_AXES)
 
 
-_ROWS, _TABLE = P(BATCH_AXES), P("tensor")
+_ROWS, _TABLE, _LOGITS = P(BATCH_AXES), P("tensor"), P(BATCH_AXES, None, "tensor")
 
 
 def _on_mesh(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
@@ -188,25 +197,35 @@ def _on_mesh(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Cal
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def _statistics_primal(
-    options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array
-) -> tuple[Array, ...]:
-    run = _on_mesh(partial(_forward_pass, options), (_ROWS, _TABLE, _TABLE, _ROWS), (_ROWS,) * 5)
+def _run_forward(
+    options: _Options, keep: bool, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array
+) -> tuple[tuple[Array, ...], Array | None]:
+    places = (_ROWS, _TABLE, _TABLE, _ROWS), ((_ROWS,) * 5, _LOGITS if keep else None)
+    run = _on_mesh(partial(_forward_pass, options, keep), *places)
     return run(hidden_BLD, table_VD.astype(hidden_BLD.dtype), bias_V, targets_BL)  # cast first: half the gather
+
+
+def _statistics_primal(options: _Options, *inputs: Array) -> tuple[Array, ...]:
+    return _run_forward(options, False, *inputs)[0]
 
 
 def _statistics_forward(
     options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    out = _statistics_primal(options, hidden_BLD, table_VD, bias_V, targets_BL)
-    return out, (hidden_BLD, table_VD, bias_V, targets_BL, out[1], out[3])
+) -> tuple[tuple[Array, ...], tuple[Array | None, ...]]:
+    keep = _fits_one_block(hidden_BLD, table_VD)
+    out, logits = _run_forward(options, keep, hidden_BLD, table_VD, bias_V, targets_BL)
+    return out, (table_VD, bias_V, hidden_BLD, targets_BL, logits, out[1], out[3])
 
 
-def _statistics_backward(options: _Options, saved: tuple[Array, ...], cotangents: tuple[Array, ...]) -> tuple[Any, ...]:
-    run = _on_mesh(partial(_backward_pass, options), (_ROWS, _TABLE, _TABLE, *(_ROWS,) * 7), (_ROWS, _TABLE, _TABLE))
-    hidden_BLD, table_VD, *rest = saved
-    dhidden, dtable, dbias = run(hidden_BLD, table_VD.astype(hidden_BLD.dtype), *rest, *cotangents[:4])
-    return dhidden, dtable, dbias, None
+def _statistics_backward(
+    options: _Options, saved: tuple[Array | None, ...], cotangents: tuple[Array, ...]
+) -> tuple[Any, ...]:
+    table_VD, bias_V, hidden_BLD, targets_BL, logits, *rest = saved
+    assert table_VD is not None and hidden_BLD is not None
+    in_specs = (_TABLE, _TABLE, _ROWS, _ROWS, None if logits is None else _LOGITS, *(_ROWS,) * 6)
+    run = _on_mesh(partial(_backward_pass, options), in_specs, (_ROWS, _TABLE, _TABLE))
+    table_VD = table_VD.astype(hidden_BLD.dtype)
+    return *run(table_VD, bias_V, hidden_BLD, targets_BL, logits, *rest, *cotangents[:4]), None
 
 
 _statistics: Any = jax.custom_vjp(_statistics_primal, nondiff_argnums=(0,))
