@@ -101,8 +101,8 @@ class Gpt1(nn.Module):
         train: bool = False,
         collect: bool = False,
     ) -> Outputs:
-        """Inputs and outputs are those of `gpt.Gpt`. With `output_rows` "tokens_and_positions" the logits, but for those
-        of decoding, have `max_position_embeddings` more entries, at their end."""
+        """Inputs and outputs are those of `gpt.Gpt`. With `output_rows` "tokens_and_positions" the logits have
+        `max_position_embeddings` more entries, at their end, but not in decoding by a cache."""
         cfg, init = self.cfg, normal(self.cfg.initializer_range)
         rate = cfg.embedding_dropout if train else 0.0
         of_tables, of_sum = (rate, 0.0) if cfg.dropout_of == "tables" else (0.0, rate)
