@@ -20,7 +20,7 @@ def config() -> RunConfig:
     return RunConfig(
         directory="runs/tiny_gpt1",
         model=Gpt1Config(
-            vocab_size=4096,
+            vocab_size=2048,
             hidden_size=128,
             num_hidden_layers=2,
             num_attention_heads=2,
@@ -31,10 +31,10 @@ def config() -> RunConfig:
             embedding_dropout=0.0,
         ),
         task=ClmConfig(),
-        data=(WeightedData(DataConfig("stores/docs_gpt1", Docs(), TokenizerConfig("bpe", 4096))),),
-        stages=(Stage(until_step=800, batch_size=32, length=128),),
-        optim=OptimConfig(peak_lr=2e-3, warmup=100, eps=1e-8, decay="cosine"),
-        evaluation=EvalConfig(every=200, rows=256),
-        checkpoint=CheckpointConfig(every=200, keep=2),
+        data=(WeightedData(DataConfig("stores/docs_gpt1", Docs(), TokenizerConfig("bpe", 2048))),),
+        stages=(Stage(until_step=500, batch_size=16, length=128),),
+        optim=OptimConfig(peak_lr=2e-3, warmup=50, eps=1e-8, decay="cosine"),
+        evaluation=EvalConfig(every=100, rows=128),
+        checkpoint=CheckpointConfig(every=100, keep=2),
         log=LogConfig(every=10),
     )

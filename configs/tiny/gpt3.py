@@ -17,11 +17,11 @@ from lmjax.train.optim import OptimConfig
 
 
 def config() -> RunConfig:
-    batch = {"batch_size": 32, "length": 128, "micro_batches": 4}
+    batch = {"batch_size": 16, "length": 128, "micro_batches": 4}
     return RunConfig(
         directory="runs/tiny_gpt3",
         model=GptConfig(
-            vocab_size=4096,
+            vocab_size=2048,
             hidden_size=128,
             num_hidden_layers=4,
             num_attention_heads=2,
@@ -33,20 +33,20 @@ def config() -> RunConfig:
             window=32,
         ),
         task=ClmConfig(),
-        data=(WeightedData(DataConfig("stores/docs_bpe", Docs(), TokenizerConfig("byte_bpe", 4096))),),
-        stages=(Stage(until_step=200, ramp_from=8, **batch), Stage(until_step=700, **batch)),
+        data=(WeightedData(DataConfig("stores/docs_bpe2048", Docs(), TokenizerConfig("byte_bpe", 2048))),),
+        stages=(Stage(until_step=150, ramp_from=4, **batch), Stage(until_step=500, **batch)),
         optim=OptimConfig(
             peak_lr=2e-3,
             b2=0.95,
             eps=1e-8,
             weight_decay=0.1,
             decay="cosine",
-            warmup=200_000,
-            total=2_400_000,  # of 2.6M tokens, as GPT-3's rate was constant at its end
+            warmup=100_000,
+            total=800_000,  # of 0.9M tokens, as GPT-3's rate was constant at its end
             end_factor=0.1,
             unit="tokens",
         ),
-        evaluation=EvalConfig(every=100, rows=256),
+        evaluation=EvalConfig(every=100, rows=128),
         checkpoint=CheckpointConfig(every=100, keep=2),
         log=LogConfig(every=10),
     )
