@@ -249,7 +249,7 @@ def run_causally(
         keys = jax.lax.dynamic_update_slice_in_dim(cache["segment_ids"], new, offset, axis=1)
     key_length = length if keys is None else keys.shape[1]
     masks = tuple(attention_mask(segment_ids_BL, keys, True, length, key_length, offset, window) for window in windows)
-    x_BLD, collected = layers(x_BLD, states, masks if len(masks) > 1 else masks[0], offset)
+    x_BLD, collected = layers(x_BLD, states, masks[0] if len(masks) == 1 else masks, offset)
     if cache is None:
         return x_BLD, collected, {}
     return x_BLD, collected, {"cache": {"layers": collected["cache"], "segment_ids": keys, "length": offset + length}}

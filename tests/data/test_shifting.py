@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lmjax.data.shifting import document_segments, next_token_targets
+from lmjax.data.tf import tensorflow
 from lmjax.errors import UserError
 from lmjax.tasks import make_task
 from lmjax.tasks.pretraining import ClmConfig
@@ -15,10 +16,11 @@ END = 7
 
 
 def test_targets_stand_one_further():
-    found = next_token_targets({"tokens": np.arange(10, dtype=np.int32).reshape(2, 5)}, None)
-    assert found["tokens"].numpy().tolist() == [[0, 1, 2, 3], [5, 6, 7, 8]]
-    assert found["targets"].numpy().tolist() == [[1, 2, 3, 4], [6, 7, 8, 9]]
-    assert found["loss_weights"].numpy().all()
+    tokens = tensorflow().constant(np.arange(10, dtype=np.int32).reshape(2, 5))
+    found = {name: value.numpy() for name, value in next_token_targets({"tokens": tokens}, None).items()}
+    assert found["tokens"].tolist() == [[0, 1, 2, 3], [5, 6, 7, 8]]
+    assert found["targets"].tolist() == [[1, 2, 3, 4], [6, 7, 8, 9]]
+    assert found["loss_weights"].all()
 
 
 def test_a_document_ends_with_its_end_token():
@@ -34,13 +36,12 @@ def test_behind_a_wall_a_document_is_read_as_if_alone(family):
     tokens = np.random.default_rng(0).integers(8, VOCAB, (2, 17)).astype(np.int32)
     tokens[:, [begin - 1, end - 1]] = END
     task = make_task(ClmConfig(document_walls=True))
-    packed = task.transform(None, SimpleNamespace(eos_id=END))({"tokens": tokens}, None)
-    shapes = {name: (spec.shape, spec.dtype) for name, spec in task.features(2, 16, None).items()}
-    assert {k: (v.shape, v.dtype.as_numpy_dtype) for k, v in packed.items()} == {
-        k: v for k, v in shapes.items() if k != "example_weights"
-    }
+    transform = task.transform(None, SimpleNamespace(eos_id=END))
+    packed = {k: v.numpy() for k, v in transform({"tokens": tensorflow().constant(tokens)}, None).items()}
+    declared = {k: (v.shape, v.dtype) for k, v in task.features(2, 16, None).items() if k != "example_weights"}
+    assert {k: (v.shape, v.dtype) for k, v in packed.items()} == declared
     run, params = forward(cfg, heads), noisy(cfg, heads)
-    inputs = {name: packed[name].numpy() for name in ("tokens", "segment_ids")}
+    inputs = {name: packed[name] for name in ("tokens", "segment_ids")}
     positions = np.broadcast_to(np.arange(begin, end, dtype=np.int32), (2, end - begin))
     alone = run(params, tokens=tokens[:, begin:end], positions=positions)["logits"]
     np.testing.assert_allclose(run(params, **inputs)["logits"][:, begin:end], alone, atol=2e-5)
@@ -49,7 +50,7 @@ def test_behind_a_wall_a_document_is_read_as_if_alone(family):
 
 def test_without_walls_there_are_no_segments():
     task = make_task(ClmConfig())
-    assert "segment_ids" not in task.transform(None, None)({"tokens": np.zeros((1, 5), np.int32)}, None)
+    assert "segment_ids" not in task.transform(None, None)({"tokens": tensorflow().zeros((1, 5), "int32")}, None)
     assert "segment_ids" not in task.features(1, 4, None)
 
 

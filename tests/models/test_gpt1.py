@@ -1,5 +1,7 @@
 """What only GPT-1 has: the details in which OpenAI's code and Hugging Face's differ, and one spread for all weights."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from lmjax.errors import UserError
 from lmjax.models import gpt, gpt1
 from lmjax.models.architecture import init_params
-from tests.models.tiny import VOCAB, forward, noisy, tiny
+from tests.models.tiny import QUICKLY, VOCAB, applier, forward, noisy, tiny
 
 pytestmark = pytest.mark.core
 
@@ -23,7 +25,12 @@ def _embedded(dropout_of, tokens):
     params["word_embeddings"]["embedding"] += 1
     params["positions"]["position"]["embedding"] += 10
     module = gpt1.Gpt1(cfg, HEADS)
-    outputs = module.apply({"params": params}, tokens, train=True, collect=True, rngs={"dropout": jax.random.key(0)})
+
+    @partial(jax.jit, compiler_options=QUICKLY)
+    def run():
+        return module.apply({"params": params}, tokens, train=True, collect=True, rngs={"dropout": jax.random.key(0)})
+
+    outputs = run()
     return np.asarray(outputs["hidden_states"][0]), np.asarray(outputs["logits"].table_VD)
 
 
@@ -53,7 +60,8 @@ def test_the_softmax_over_positions_too():
     np.testing.assert_allclose(whole["logits"][..., :VOCAB], plain["logits"], atol=1e-5)
     of_positions = np.asarray(whole["hidden"]) @ params["positions"]["position"]["embedding"].T
     np.testing.assert_allclose(whole["logits"][..., VOCAB:], of_positions, atol=1e-4)
-    statistics = gpt1.Gpt1(both, HEADS).apply({"params": params}, tokens)["logits"].statistics(jnp.asarray(tokens))
+    apply = jax.jit(applier(both, HEADS), compiler_options=QUICKLY)
+    statistics = apply(params, {"tokens": tokens}, None)["logits"].statistics(jnp.asarray(tokens))
     np.testing.assert_allclose(statistics.log_normalizer, jax.nn.logsumexp(whole["logits"], axis=-1), rtol=1e-5)
     cached = forward(both, HEADS)(params, tokens=tokens, cache=gpt.empty_cache(both, 1, 8))
     assert cached["logits"].shape == (1, 8, VOCAB)
@@ -61,7 +69,8 @@ def test_the_softmax_over_positions_too():
 
 
 def test_every_weight_starts_alike():
-    params = init_params(gpt1.ARCHITECTURE, tiny("openai-gpt"), HEADS, jax.random.key(0))
+    init = jax.jit(lambda key: init_params(gpt1.ARCHITECTURE, tiny("openai-gpt"), HEADS, key), compiler_options=QUICKLY)
+    params = init(jax.random.key(0, impl="rbg"))
     words, positions = params["word_embeddings"]["embedding"][:VOCAB], params["positions"]["position"]["embedding"]
     layers = params["layers"]
     for values in (words, positions, layers["attention"]["out"]["kernel"], layers["mlp"]["down"]["kernel"]):
