@@ -33,7 +33,7 @@ def config() -> RunConfig:
         task=ClmConfig(),
         data=(WeightedData(DataConfig("stores/docs_gpt1", Docs(), TokenizerConfig("bpe", 2048))),),
         stages=(Stage(until_step=500, batch_size=16, length=128),),
-        optim=OptimConfig(peak_lr=2e-3, warmup=50, eps=1e-8, decay="cosine"),
+        optim=OptimConfig(peak_lr=5e-4, warmup=100, eps=1e-8, decay="cosine"),
         evaluation=EvalConfig(every=100, rows=128),
         checkpoint=CheckpointConfig(every=100, keep=2),
         log=LogConfig(every=10),
