@@ -35,7 +35,9 @@ def config(
     name: str = "gpt3-small", peak_lr: float = 6e-4, rows: int = 256, ramp_tokens: int = 4_000_000_000
 ) -> RunConfig:
     """`rows` of a full batch, which is reached after about `ramp_tokens`."""
-    ramp_steps = ramp_tokens // ((FIRST_ROWS + rows) // 2 * LENGTH)
+    ramp_steps = ramp_tokens // (
+        rows // 2 * LENGTH
+    )  # it grows by whole micro-batches, and is half of `rows` on average
     steps = ramp_steps + (TOKENS - ramp_tokens) // (rows * LENGTH)
     batch = {"batch_size": rows, "length": LENGTH, "micro_batches": rows // FIRST_ROWS}
     return RunConfig(
