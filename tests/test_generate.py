@@ -10,6 +10,8 @@ import pytest
 
 from lmjax.errors import UserError
 from lmjax.generate import Sampling, _generate, draw, generate, next_token_logits
+from lmjax.models.architecture import ModelConfig
+from lmjax.types import Params
 from tests.models.tiny import forward, noisy, tiny
 
 CFG = tiny("gpt2", max_position_embeddings=64)
@@ -19,12 +21,12 @@ GREEDY = Sampling(12, temperature=0)
 PEER = Path(__file__).with_name("golden") / "generate_greedy.py"
 
 
-def uncached(prompt: list[int], count: int) -> list[int]:
+def uncached(prompt: list[int], count: int, cfg: ModelConfig = CFG, params: Params = PARAMS) -> list[int]:
     """Greedy decoding by running the whole text anew for each token."""
     tokens = list(prompt)
     for _ in range(count):
         padded = np.array([tokens + [0] * (64 - len(tokens))], np.int32)  # what comes later is never seen
-        logits = forward(CFG, ("clm",))(PARAMS, tokens=padded)["logits"]
+        logits = forward(cfg, ("clm",))(params, tokens=padded)["logits"]
         tokens.append(int(logits[0, len(tokens) - 1].argmax()))
     return tokens[len(prompt) :]
 
@@ -32,6 +34,16 @@ def uncached(prompt: list[int], count: int) -> list[int]:
 def test_greedy_is_the_argmax_of_the_uncached_model():
     found = generate(CFG, PARAMS, PROMPTS, GREEDY)
     assert found == [uncached(prompt, 12) for prompt in PROMPTS]
+    assert len({tuple(row) for row in found}) == 3
+
+
+@pytest.mark.parametrize("family", ["gpt3", "openai-gpt"])
+def test_so_it_is_in_the_other_decoders(family):
+    """GPT-3's bands of 3 tokens end within the prompts and pass over their padding."""
+    cfg = tiny(family, max_position_embeddings=64)
+    params = noisy(cfg, ("clm",))
+    found = generate(cfg, params, PROMPTS, GREEDY)
+    assert found == [uncached(prompt, 12, cfg, params) for prompt in PROMPTS]
     assert len({tuple(row) for row in found}) == 3
 
 

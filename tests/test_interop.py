@@ -15,7 +15,7 @@ from lmjax.errors import UserError
 from lmjax.models import MODELS
 from lmjax.train.checkpoint import Checkpoints
 from tests.models.tiny import forward
-from tests.tiny_runs import SENTENCES, bert_run, gpt_run, tiny_tokenizer
+from tests.tiny_runs import SENTENCES, bert_run, gpt1_run, gpt_run, tiny_tokenizer
 
 TEXTS = [SENTENCES[0], "The dog", SENTENCES[3][:30]]
 PEER = Path(__file__).with_name("golden") / "auto_load.py"
@@ -27,12 +27,13 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     bert_run(folder / "bert")
     gpt_run(folder / "gpt2")
+    gpt1_run(folder / "openai-gpt")
     return folder
 
 
 @pytest.fixture(scope="module")
 def saved(runs, tmp_path_factory):
-    """The same two as Hugging Face directories."""
+    """The same as Hugging Face directories."""
     folder = tmp_path_factory.mktemp("saved")
     for family in MODELS:
         lmjax.load(runs / family).save_hf(folder / family)
@@ -331,7 +332,7 @@ def test_transformers_loads_what_is_saved(runs, saved, tmp_path, run_peer):
     lm = lmjax.load(runs / "bert")
     vocabulary = tiny_tokenizer("sentencepiece")  # the table has rows to spare
     dataclasses.replace(lm, vocabulary=vocabulary).save_hf(tmp_path / "bert")
-    folders = [saved / "bert", saved / "gpt2", tmp_path / "bert"]
+    folders = [saved / "bert", saved / "gpt2", saved / "openai-gpt", tmp_path / "bert"]
     found = run_peer(PEER, {"texts": np.array(TEXTS)}, *map(str, folders))
     for i, folder in enumerate(folders):
         lm = lmjax.load(folder)

@@ -14,6 +14,7 @@ from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
 from lmjax.models.architecture import ModelConfig
 from lmjax.models.bert import BertConfig
 from lmjax.models.gpt import GptConfig
+from lmjax.models.gpt1 import Gpt1Config
 from lmjax.run import RunConfig
 from lmjax.tasks import make_task
 from lmjax.tasks.pretraining import ClmConfig, MlmConfig
@@ -31,7 +32,7 @@ SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 
 
 def tiny_tokenizer(kind: str) -> Tokenizer:
-    """Trained on SENTENCES, "wordpiece", "byte_bpe" or "sentencepiece"."""
+    """Trained on SENTENCES, "wordpiece", "byte_bpe", "bpe" or "sentencepiece"."""
     size = 320 if kind == "byte_bpe" else 90
     return make_tokenizer(TokenizerConfig(kind, size), SENTENCES * 3)  # type: ignore[arg-type]
 
@@ -47,6 +48,14 @@ def gpt_run(directory: Path, **changes: Any) -> RunConfig:
     """The same of a GPT-2."""
     tokenizer = tiny_tokenizer("byte_bpe")
     cfg = GptConfig(vocab_size=tokenizer.vocab_size, max_position_embeddings=64, **SHAPE, **changes)
+    return _write(directory, cfg, ClmConfig(), tokenizer)
+
+
+def gpt1_run(directory: Path, **changes: Any) -> RunConfig:
+    """The same of a GPT-1."""
+    tokenizer = tiny_tokenizer("bpe")
+    shape = SHAPE | {"intermediate_size": 128}
+    cfg = Gpt1Config(vocab_size=tokenizer.vocab_size, max_position_embeddings=64, **shape, **changes)
     return _write(directory, cfg, ClmConfig(), tokenizer)
 
 

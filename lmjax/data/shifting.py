@@ -1,4 +1,4 @@
-"""Targets of a causal model."""
+"""Targets of a causal model, and the walls between its documents."""
 
 from typing import Any
 
@@ -13,3 +13,9 @@ def next_token_targets(features: dict[str, Any], keys: RowKeys) -> dict[str, Any
     tokens = features["tokens"]
     targets = tokens[:, 1:]
     return {"tokens": tokens[:, :-1], "targets": targets, "loss_weights": tf.ones_like(targets, tf.float32)}
+
+
+def document_segments(tokens: Any, eos_id: int) -> Any:
+    """segment_ids for tokens int32 [N, L]: 1 in a row's first document, 2 in its second, ...; `eos_id` closes each."""
+    tf = tensorflow()
+    return 1 + tf.cumsum(tf.cast(tokens == eos_id, tf.int32), axis=1, exclusive=True)

@@ -4,6 +4,7 @@ Each function returns the file to save, and the same texts always give the same 
 """
 
 import io
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -17,6 +18,7 @@ from lmjax.errors import UserError
 
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0-4 of a trained WordPiece
 END_OF_TEXT = "<|endoftext|>"
+UNKNOWN, WORD_END = "<unk>", "</w>"  # GPT-1's
 COVERAGE = 0.9995  # share of a corpus's characters that the alphabet holds, as SentencePiece has it
 THREADS = 2  # the sums of a SentencePiece training depend on their number, so it is not the machine's
 
@@ -38,6 +40,22 @@ def byte_level_pipeline(model: Any) -> hf.Tokenizer:
     tokenizer = hf.Tokenizer(model)
     tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = hf.decoders.ByteLevel()
+    return tokenizer
+
+
+def word_bpe_pipeline(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> hf.Tokenizer:
+    """GPT-1's BPE, the last piece of each word marked `</w>`, behind transformers' clean-up: BERT's, lower-cased.
+
+    The original (https://github.com/openai/finetune-transformer-lm, text_utils.py) cleans by ftfy and cuts words by
+    spaCy; transformers has left both.
+    """
+    model = hf.models.BPE(vocab, list(merges), unk_token=UNKNOWN, end_of_word_suffix=WORD_END, fuse_unk=False)
+    tokenizer = hf.Tokenizer(model)
+    tokenizer.normalizer = hf.normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = hf.decoders.BPEDecoder(suffix=WORD_END)
+    if vocab:
+        tokenizer.add_special_tokens([UNKNOWN])
     return tokenizer
 
 
@@ -94,6 +112,30 @@ def byte_bpe(texts: Iterable[str], vocab_size: int) -> bytes:
     pipeline = byte_level_pipeline(hf.models.BPE())
     pipeline.train_from_iterator(texts, trainer)
     return to_bytes(pipeline)
+
+
+def word_bpe(texts: Iterable[str], vocab_size: int) -> bytes:
+    """A tokenizer.json of GPT-1's kind. All texts are held in memory. Raises UserError where the alphabet exceeds
+    `vocab_size`."""
+    pipeline = word_bpe_pipeline({}, [])
+    texts = [pipeline.normalizer.normalize_str(text) for text in texts]
+    symbols, _ = alphabet(texts)
+    smallest = 1 + 2 * len(symbols)
+    if smallest > vocab_size:
+        raise UserError(f"vocab_size {vocab_size} is too small: {UNKNOWN} and the alphabet, twice, take {smallest}")
+    # As above, the library numbers "x</w>" in a hash map's order: they are named first.
+    trainer = hf.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=[UNKNOWN, *(c + WORD_END for c in symbols)],
+        initial_alphabet=symbols,
+        limit_alphabet=len(symbols),
+        end_of_word_suffix=WORD_END,
+    )
+    pipeline.train_from_iterator(texts, trainer)
+    model = json.loads(pipeline.to_str())["model"]
+    return to_bytes(word_bpe_pipeline(model["vocab"], [(a, b) for a, b in model["merges"]]))
 
 
 def unigram(texts: Iterable[str], vocab_size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Tokenizers: WordPiece, byte-level BPE and SentencePiece, by the `tokenizers` and `sentencepiece` libraries.
+"""Tokenizers: WordPiece, BPE over bytes or words, and SentencePiece, by the `tokenizers` and `sentencepiece` libraries.
 
 Trained on a corpus, always to the same vocabulary, or read from the files in which published models carry theirs.
 Special tokens are known by name whatever the kind: [PAD] or <pad>, [MASK] or <mask>, and so on. As in Hugging Face's
@@ -34,19 +34,24 @@ ROLES = {  # the names of a special token, by preference
     "mask": ("[MASK]", "<mask>"),
     "eos": ("<|endoftext|>", "</s>"),
 }
-MERGES = {"vocab.bpe": "encoder.json", "merges.txt": "vocab.json"}  # merges of a byte-level BPE: its tokens
+MERGES = {  # the merges of a BPE: its tokens
+    "vocab.bpe": "encoder.json",
+    "merges.txt": "vocab.json",
+    "vocab_40000.bpe": "encoder_bpe_40000.json",
+}
 KNOWN = "vocab.txt, tokenizer.json, a .model, or a directory with one of them or with encoder.json and vocab.bpe"
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """A vocabulary to train on the corpus, or one to read from `path` (kind "file").
+    """A vocabulary to train on the corpus, or one to read from `path` (kind "file"). "bpe" is GPT-1's, of words.
 
     `path`: BERT's vocab.txt, tokenizer.json, a SentencePiece .model, or a directory that holds one of them, or GPT-2's
-    encoder.json and vocab.bpe (also under the names vocab.json and merges.txt). `lowercase` is of WordPiece alone.
+    encoder.json and vocab.bpe, or GPT-1's encoder_bpe_40000.json and vocab_40000.bpe (either also under the names
+    vocab.json and merges.txt). `lowercase` is of WordPiece alone.
     """
 
-    kind: Literal["wordpiece", "byte_bpe", "sentencepiece", "file"]
+    kind: Literal["wordpiece", "byte_bpe", "bpe", "sentencepiece", "file"]
     vocab_size: int = 8192
     path: str = ""
     lowercase: bool = True
@@ -99,7 +104,10 @@ class Tokenizer(ABC):
 
     @functools.cached_property
     def word_begins(self) -> np.ndarray:
-        """bool [vocab_size]: does a word begin with this token? By the marks "##", "Ġ" (other whitespace too), "▁"."""
+        """bool [vocab_size]: does a word begin with this token? By the marks "##", "Ġ" (other whitespace too), "▁".
+
+        GPT-1's vocabulary marks the ends of words instead, and no token of it is said to begin one.
+        """
         tokens = [self.token(i) for i in range(self.vocab_size)]
         if any(t.startswith("##") for t in tokens):
             begins = [not t.startswith("##") for t in tokens]
@@ -199,6 +207,8 @@ def _tokenizer_json(file: epath.Path, lowercase: bool) -> bytes:
     if file.name in MERGES:
         vocab = json.loads((file.parent / MERGES[file.name]).read_bytes())
         merges = [(a, b) for a, b in (line.split(" ") for line in lines if not line.startswith("#version"))]
+        if any(token.endswith(training.WORD_END) for token in vocab):
+            return training.to_bytes(training.word_bpe_pipeline(vocab, merges))
         tokenizer = training.byte_level_pipeline(hf.models.BPE(vocab, merges))
         tokenizer.add_special_tokens([training.END_OF_TEXT])
         return training.to_bytes(tokenizer)
@@ -243,7 +253,11 @@ def train_tokenizer(cfg: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
             return HuggingFaceTokenizer(training.wordpiece(texts, cfg.vocab_size, cfg.lowercase))
         case "byte_bpe":
             return HuggingFaceTokenizer(training.byte_bpe(texts, cfg.vocab_size))
+        case "bpe":
+            return HuggingFaceTokenizer(training.word_bpe(texts, cfg.vocab_size))
         case "sentencepiece":
             return SentencePieceTokenizer(training.unigram(texts, cfg.vocab_size))
         case _:
-            raise UserError(f"no tokenizer of kind '{cfg.kind}'; choose wordpiece, byte_bpe, sentencepiece or file")
+            raise UserError(
+                f"no tokenizer of kind '{cfg.kind}'; choose wordpiece, byte_bpe, bpe, sentencepiece or file"
+            )

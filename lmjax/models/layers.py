@@ -5,7 +5,7 @@ vocabulary, T positions, N layers.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.models.architecture import ModelConfig
-from lmjax.ops.attention import attention
+from lmjax.ops.attention import attention, attention_mask
 from lmjax.ops.dense import dense
 from lmjax.ops.dropout import dropout
 from lmjax.parallel import BATCH_AXES, constrain
@@ -87,14 +87,19 @@ class Dropout(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A float32 table [rows, D] looked up by id."""
+    """A float32 table [rows, D] looked up by id.
+
+    `table_dropout` drops elements of the table itself, so that all who read it miss the same ones (GPT-1).
+    """
 
     rows: int
     features: int
     kernel_init: Initializer
+    table_dropout: float = 0.0
 
     def setup(self) -> None:
-        self.embedding = self.param("embedding", self.kernel_init, (self.rows, self.features), jnp.float32)
+        table = self.param("embedding", self.kernel_init, (self.rows, self.features), jnp.float32)
+        self.embedding = dropout(table, self.table_dropout, self.make_rng("dropout") if self.table_dropout else None)
 
     def __call__(self, ids: Array) -> Array:
         return jnp.take(self.embedding, ids, axis=0)
@@ -113,17 +118,21 @@ class PositionEmbedding(nn.Module):
 
     cfg: ModelConfig
     kernel_init: Initializer
+    table_dropout: float = 0.0
 
-    @nn.compact
-    def __call__(self, x_BLD: Array, positions_BL: Array) -> Array:
+    def setup(self) -> None:
         cfg, D = self.cfg, self.cfg.hidden_size
         if cfg.position_embedding == "learned":
-            position_BLD = Embedding(cfg.max_position_embeddings, D, self.kernel_init, name="position")(positions_BL)
-        else:
-            position_BLD = sinusoids(positions_BL, D)
-        if cfg.position_combine == "add":
+            self.position = Embedding(cfg.max_position_embeddings, D, self.kernel_init, self.table_dropout)
+        if cfg.position_combine == "concat":
+            self.combine = Dense((2 * D,), (D,), self.kernel_init)
+
+    def __call__(self, x_BLD: Array, positions_BL: Array) -> Array:
+        learned = self.cfg.position_embedding == "learned"
+        position_BLD = self.position(positions_BL) if learned else sinusoids(positions_BL, self.cfg.hidden_size)
+        if self.cfg.position_combine == "add":
             return x_BLD + position_BLD
-        return Dense((2 * D,), (D,), self.kernel_init, name="combine")(jnp.concatenate([x_BLD, position_BLD], -1))
+        return self.combine(jnp.concatenate([x_BLD, position_BLD], -1))
 
 
 class Attention(nn.Module):
@@ -171,13 +180,16 @@ class Mlp(nn.Module):
         return Dense((F,), (D,), self.out_init, name="down")(x_BLF)
 
 
-def stack(block: type[nn.Module], cfg: ModelConfig, train: bool, collect: bool) -> nn.Module:
+def stack(block: type[nn.Module], cfg: ModelConfig, train: bool, collect: bool, period: int = 1) -> nn.Module:
     """`cfg.num_hidden_layers` copies of `block`, parameters stacked [N, ...] under "layers".
 
     The result maps (x_BLD, cache stacked over N or None, mask, offset) to (x_BLD, per-layer outputs stacked over N).
+    With a `period`, `mask` is a tuple of so many masks, for the layers in turn; parameters must be there already.
     """
     policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
     body = block if cfg.remat == "none" else nn.remat(block, prevent_cse=False, policy=policies[cfg.remat])
+    if period > 1:
+        return Periods(body, cfg, train, collect, name="layers")
     scanned = nn.scan(
         body,
         variable_axes={"params": 0},
@@ -187,6 +199,67 @@ def stack(block: type[nn.Module], cfg: ModelConfig, train: bool, collect: bool) 
         unroll=min(cfg.unroll, cfg.num_hidden_layers),
     )
     return scanned(cfg, train, collect, name="layers")
+
+
+class Periods(nn.Module):
+    """A scan over periods of P layers, each with a mask of its own: parameters [N, ...] are viewed as [N/P, P, ...], so
+    that masks stay constants of the loop's body."""
+
+    body: type[nn.Module]
+    cfg: ModelConfig
+    train: bool
+    collect: bool
+
+    def __call__(
+        self, x_BLD: Array, cache: dict[str, Array] | None, masks: tuple[Array | None, ...], offset: Array | int
+    ) -> tuple[Array, dict[str, Any]]:
+        N, P = self.cfg.num_hidden_layers, len(masks)
+        layer = self.body(self.cfg, self.train, self.collect, parent=None)
+        keys = jax.random.split(self.make_rng("dropout"), N) if self.train and self.has_rng("dropout") else None
+
+        def period(x_BLD: Array, inputs: Any) -> tuple[Array, Any]:
+            outputs = []
+            for i, mask in enumerate(masks):
+                params, layer_cache, key = jax.tree.map(lambda leaf: leaf[i], inputs)  # noqa: B023  (called at once)
+                rngs = {} if key is None else {"dropout": key}
+                x_BLD, output = layer.apply({"params": params}, x_BLD, layer_cache, mask, offset, rngs=rngs)
+                outputs.append(output)
+            return x_BLD, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+
+        inputs = jax.tree.map(
+            lambda leaf: leaf.reshape(N // P, P, *leaf.shape[1:]), (self.variables["params"], cache, keys)
+        )
+        x_BLD, outputs = jax.lax.scan(period, x_BLD, inputs, unroll=max(1, min(self.cfg.unroll, N) // P))
+        return x_BLD, jax.tree.map(lambda leaf: leaf.reshape(N, *leaf.shape[2:]), outputs)
+
+
+def run_causally(
+    layers: nn.Module,
+    x_BLD: Array,
+    segment_ids_BL: Array | None,
+    cache: Mapping[str, Any] | None,
+    windows: tuple[int, ...] = (0,),
+) -> tuple[Array, dict[str, Any], dict[str, Any]]:
+    """A decoder's stack on embedded tokens: each sees itself and what stands before it in its own segment.
+
+    Args:
+      cache: see `gpt.empty_cache`; the tokens are appended to it.
+      windows: how far back the layers see, in turn (0 = to the beginning); see `attention_mask`.
+
+    Returns:
+      The last layer's output, the layers' outputs stacked over N, and {"cache": ...} if one was given.
+    """
+    length, offset, keys, states = x_BLD.shape[1], 0, segment_ids_BL, None
+    if cache is not None:
+        new = jnp.ones(x_BLD.shape[:2], jnp.int32) if segment_ids_BL is None else segment_ids_BL
+        offset, states, segment_ids_BL = cache["length"], cache["layers"], new
+        keys = jax.lax.dynamic_update_slice_in_dim(cache["segment_ids"], new, offset, axis=1)
+    key_length = length if keys is None else keys.shape[1]
+    masks = tuple(attention_mask(segment_ids_BL, keys, True, length, key_length, offset, window) for window in windows)
+    x_BLD, collected = layers(x_BLD, states, masks[0] if len(masks) == 1 else masks, offset)
+    if cache is None:
+        return x_BLD, collected, {}
+    return x_BLD, collected, {"cache": {"layers": collected["cache"], "segment_ids": keys, "length": offset + length}}
 
 
 def hold_batch(x_BLD: Array) -> Array:

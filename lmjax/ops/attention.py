@@ -22,19 +22,21 @@ def attention_mask(
     length: int,
     key_length: int,
     offset: Array | int = 0,
+    window: int = 0,
 ) -> Array | None:
     """Who may look at whom: bool [B or 1, 1, L, S], or None when everyone may look at everyone.
 
     A query sees the keys of its own segment. Segment 0 is padding, so padding sees padding alone and real tokens never
-    do. With `causal` it sees no key after itself; `offset` is the position of the first query among the keys (a
-    decoding cache).
+    do. With `causal` it sees no key after itself, and with a `window` the last `window` keys only, its own among them;
+    `offset` is the position of the first query among the keys (a decoding cache).
     """
     mask = None
     if segment_ids_BL is not None:
         keys = segment_ids_BL if key_segment_ids_BS is None else key_segment_ids_BS
         mask = (segment_ids_BL[:, :, None] == keys[:, None, :])[:, None]
     if causal:
-        order = (jnp.arange(length)[:, None] + offset >= jnp.arange(key_length)[None, :])[None, None]
+        behind = jnp.arange(length)[:, None] + offset - jnp.arange(key_length)[None, :]
+        order = ((behind >= 0) & (behind < window) if window else behind >= 0)[None, None]
         mask = order if mask is None else mask & order
     return mask
 

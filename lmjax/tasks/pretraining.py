@@ -9,7 +9,8 @@ import numpy as np
 from lmjax import objectives
 from lmjax.data.instances import InstanceConfig, SentencePairs, Windows
 from lmjax.data.masking import MaskingConfig, RowKeys, mask_tokens
-from lmjax.data.shifting import next_token_targets
+from lmjax.data.shifting import document_segments, next_token_targets
+from lmjax.errors import UserError
 from lmjax.tasks.task import Features, Task, TaskConfig
 
 
@@ -29,7 +30,13 @@ class MlmConfig(TaskConfig):
 
 @dataclass(frozen=True)
 class ClmConfig(TaskConfig):
-    """Causal language modelling on contiguous windows."""
+    """Causal language modelling on contiguous windows.
+
+    `document_walls`: no token sees another document's, though all are predicted: a document's first token from the end
+    of the one before. Positions run on through a row. GPT-3 was trained without walls (Brown et al. 2020, appendix B).
+    """
+
+    document_walls: bool = False
 
 
 def _int32(*shape: int) -> jax.ShapeDtypeStruct:
@@ -81,8 +88,21 @@ def mlm(cfg: MlmConfig) -> Task:
 
 
 def clm(cfg: ClmConfig) -> Task:
+    def transform(masking: MaskingConfig | None, tokenizer: Any) -> Any:
+        if not cfg.document_walls:
+            return next_token_targets
+        if tokenizer.eos_id is None:
+            raise UserError("task.document_walls needs a tokenizer with an end-of-text token, and this one has none")
+
+        def shift(features: dict[str, Any], keys: RowKeys) -> dict[str, Any]:
+            features = next_token_targets(features, keys)
+            return features | {"segment_ids": document_segments(features["tokens"], tokenizer.eos_id)}
+
+        return shift
+
     def features(rows: int, length: int, masking: MaskingConfig | None) -> Features:
-        return {
+        walls = {"segment_ids": _int32(rows, length)} if cfg.document_walls else {}
+        return walls | {
             "tokens": _int32(rows, length),
             "targets": _int32(rows, length),
             "loss_weights": _float32(rows, length),
@@ -93,7 +113,7 @@ def clm(cfg: ClmConfig) -> Task:
         heads=("clm",),
         objective=objectives.clm(),
         instances=Windows,
-        transform=lambda masking, tokenizer: next_token_targets,
+        transform=transform,
         features=features,
         predictions=lambda length, masking: length,
         headline="clm",

@@ -26,12 +26,12 @@ SENTENCES = [
     for where in ("home", "to the harbour", "into 東京 station", "at 10 o'clock")
 ]
 KINDS = ("wordpiece", "byte_bpe", "sentencepiece")
-SIZES = {"wordpiece": 110, "byte_bpe": 330, "sentencepiece": 60}
+SIZES = {"wordpiece": 110, "byte_bpe": 330, "bpe": 110, "sentencepiece": 60}
 
 
 @pytest.fixture(scope="module")
 def trained() -> dict[str, Tokenizer]:
-    return {kind: train_tokenizer(TokenizerConfig(kind, SIZES[kind]), SENTENCES) for kind in KINDS}
+    return {kind: train_tokenizer(TokenizerConfig(kind, size), SENTENCES) for kind, size in SIZES.items()}
 
 
 def real(path: Path, lowercase: bool = True) -> Tokenizer:
@@ -59,6 +59,31 @@ def test_byte_bpe_equals_transformers(shared_data, tmp_path, names):
     assert decoded == [text.replace("<|endoftext|>", "") for text in GOLDEN["texts"]]
     for name in names:
         assert real(tmp_path / name).fingerprint == tokenizer.fingerprint
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("names", [("encoder_bpe_40000.json", "vocab_40000.bpe"), ("vocab.json", "merges.txt")])
+def test_gpt1_s_bpe_equals_transformers(shared_data, tmp_path, names):
+    """Under OpenAI's names and Hugging Face's, which are those of GPT-2 too: the vocabulary tells."""
+    for source, name in zip(("gpt1-encoder_bpe_40000.json", "gpt1-vocab_40000.bpe"), names, strict=True):
+        shutil.copy(shared_data(f"tokenizers/{source}"), tmp_path / name)
+    tokenizer = real(tmp_path)
+    assert tokenizer.encode_batch(GOLDEN["texts"]) == GOLDEN["ids"]["gpt1"]
+    assert (tokenizer.vocab_size, tokenizer.unk_id, tokenizer.eos_id, tokenizer.pad_id) == (40478, 0, None, None)
+    assert tokenizer.decode(tokenizer.encode("The old Miller's café.")) == "the old miller ' s cafe ."
+    assert real(tmp_path / names[0]).fingerprint == real(tmp_path / names[1]).fingerprint == tokenizer.fingerprint
+
+
+def test_a_trained_bpe_of_words(trained):
+    tokenizer = trained["bpe"]
+    assert (tokenizer.vocab_size, tokenizer.unk_id, tokenizer.special_ids) == (SIZES["bpe"], 0, (0,))
+    assert len({tokenizer.token(i) for i in range(SIZES["bpe"])}) == SIZES["bpe"]
+    ids = tokenizer.encode("The old MILLER forgets the lanterns, unbelievably slowly.")
+    assert 0 not in ids
+    assert tokenizer.decode(ids) == "the old miller forgets the lanterns , unbelievably slowly ."
+    assert "".join(tokenizer.token(i) for i in tokenizer.encode("Lanterns home")) == "lanterns</w>home</w>"
+    assert len(tokenizer.encode("lanterns")) < len("lanterns")
+    assert tokenizer.encode("the %") == [*tokenizer.encode("the"), 0]  # outside the alphabet
 
 
 @pytest.mark.parametrize("name", ["spiece", "sentencepiece_test_model", "transformers_test_sentencepiece_bpe"])
@@ -98,6 +123,7 @@ def test_special_ids_of_trained_vocabularies(trained):
     assert {kind: t.special_ids for kind, t in trained.items()} == {
         "wordpiece": (0, 1, 2, 3, 4),
         "byte_bpe": (0,),
+        "bpe": (0,),
         "sentencepiece": (0, 1, 2, 3, 4),
     }
 
@@ -192,7 +218,7 @@ def test_training_is_the_same_in_every_process(trained, threads):
     root = Path(__file__).parents[2]
     environment = os.environ | {"RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": threads}
     done = subprocess.run([sys.executable, "-c", TRAIN], cwd=root, env=environment, capture_output=True, text=True)
-    assert done.stdout.split() == [trained[kind].fingerprint for kind in KINDS], done.stderr
+    assert done.stdout.split() == [trained[kind].fingerprint for kind in SIZES], done.stderr
     assert done.stderr == ""  # nor any noise
 
 
@@ -238,6 +264,7 @@ def test_bad_vocabularies(tmp_path, name, content, complaint):
         *((kind, 300, ["", " \n"], "corpus is empty") for kind in KINDS),
         ("wordpiece", 20, SENTENCES, "vocab_size 20 is too small"),
         ("byte_bpe", 256, SENTENCES, "vocab_size 256 is too small"),
+        ("bpe", 20, SENTENCES, "vocab_size 20 is too small"),
         ("sentencepiece", 20, SENTENCES, "vocab_size 20"),
     ],
 )

@@ -63,3 +63,25 @@ def test_killed_and_resumed_is_bitwise_the_same(name: str, tmp_path: Path) -> No
     assert fingerprint(run) == fingerprint(tmp_path / "untouched"), f"kill moments drawn from seed {seed}"
     assert log_without_times(run) == log_without_times(tmp_path / "untouched")
     assert fingerprint(run)[0] == 60
+
+
+@pytest.mark.parametrize("name", ["gpt1", "gpt3"])
+def test_killed_once_in_twelve_steps(name: str, tmp_path: Path) -> None:
+    tiny.write_text(tmp_path)
+    finish(name, tmp_path, tmp_path / "untouched")
+    run = tmp_path / "killed"
+    process = start(name, tmp_path, run)
+    while process.poll() is None and not (run / "checkpoints" / "5").exists():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    finish(name, tmp_path, run)
+    said = (tmp_path / "stderr").read_text()
+    assert "resumes at step 5 of 12" in said or "resumes at step 10 of 12" in said  # and not from the beginning
+    assert fingerprint(run) == fingerprint(tmp_path / "untouched")
+    assert fingerprint(run)[0] == 12
+    log = log_without_times(run)
+    assert log == log_without_times(tmp_path / "untouched")
+    if name == "gpt3":  # the ramp: 2, 2, 2, 4, 4, 6, 6, 8 and then 8 rows of 16 tokens
+        seen = [line["tokens"] for line in log if "tokens" in line]
+        assert seen == [32, 64, 96, 160, 224, 320, 416, 544, 672, 800, 928, 1056]

@@ -1,7 +1,8 @@
-"""Two runs small enough to be killed and started again many times: `tiny.py bert|gpt2 DIRECTORY [--field value ...]`.
+"""Runs small enough to be killed and started again: `tiny.py NAME DIRECTORY [--field value ...]`.
 
 BERT crosses a stage boundary, goes through a batch ramp and skips data twice; GPT-2 accumulates and draws from a
-mixture.
+mixture. Of twelve steps only: GPT-1, with all of its dropout; GPT-3, with bands, walls, a batch ramp and rates by
+tokens.
 """
 
 import sys
@@ -17,6 +18,7 @@ from lmjax.data.sources import TextFiles
 from lmjax.data.tokenizers import TokenizerConfig
 from lmjax.models.bert import BertConfig
 from lmjax.models.gpt import GptConfig
+from lmjax.models.gpt1 import Gpt1Config
 from lmjax.run import RunConfig, prepare_data
 from lmjax.tasks.pretraining import ClmConfig, MlmConfig
 from lmjax.train.checkpoint import CheckpointConfig
@@ -71,6 +73,26 @@ def config(name: str, root: Path) -> RunConfig:
             ),
             skips=((12, 3), (41, 2)),
             **common,
+        )
+    if name == "gpt1":
+        return RunConfig(
+            model=Gpt1Config(vocab_size=300, **SHAPE),
+            task=ClmConfig(),
+            data=(WeightedData(data(root, "bpe", 0)),),
+            stages=(Stage(until_step=12, batch_size=8, length=16),),
+            **common,
+        )
+    if name == "gpt3":
+        tokens = {"unit": "tokens", "warmup": 256, "total": 1000, "decay": "cosine", "end_factor": 0.1}
+        return RunConfig(
+            model=GptConfig(vocab_size=300, window=5, **SHAPE),
+            task=ClmConfig(document_walls=True),
+            data=(WeightedData(data(root, "byte_bpe", 0)),),
+            stages=(
+                Stage(until_step=8, batch_size=8, length=16, micro_batches=4, ramp_from=2),
+                Stage(until_step=12, batch_size=8, length=16, micro_batches=4),
+            ),
+            **common | {"optim": OptimConfig(peak_lr=3e-3, **tokens)},
         )
     tokenizer = replace(
         data(root, "byte_bpe", 0).tokenizer, kind="file", path=str(root / "store_byte_bpe0" / "tokenizer")

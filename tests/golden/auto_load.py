@@ -14,7 +14,7 @@ texts, (out, *folders) = np.load(sys.argv[1])["texts"].tolist(), sys.argv[2:]
 found = {}
 for i, folder in enumerate(folders):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.unk_token  # GPT-1 has no other
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     heads = transformers.AutoModelForPreTraining.from_pretrained(folder).eval()
     with torch.no_grad():

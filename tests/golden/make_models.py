@@ -1,8 +1,8 @@
-"""What transformers computes with random BERTs and GPT-2s: float32, eager attention, no dropout.
+"""What transformers computes with random models of each family: float32, eager attention, no dropout.
 
 Runs among the peers (.venv-parity).
 
-    make_models.py                          writes bert.npz, gpt2.npz and tensors.json beside this file
+    make_models.py                          writes FAMILY.npz and tensors.json beside this file
     make_models.py IN OUT make SEED FOLDER  the same of fresh models, which are saved under FOLDER
     make_models.py IN OUT read FOLDER...    the outputs of saved models for IN's FAMILY/FEATURE
 
@@ -28,10 +28,17 @@ TINY_BERT = {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "num_a
 TINY_BERT |= {"intermediate_size": 40, "max_position_embeddings": 14}
 TINY_GPT = {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 40, "n_positions": 14}
 TINY_GPT |= {"bos_token_id": 60, "eos_token_id": 60}
+TINY_GPT1 = {k: v for k, v in TINY_GPT.items() if k != "n_inner"}  # which is 4 n_embd
+TINY_NEO = {"vocab_size": 61, "hidden_size": 16, "num_layers": 4, "num_heads": 2, "intermediate_size": 40}
+TINY_NEO |= {"max_position_embeddings": 14, "attention_types": [[["global", "local"], 2]]}
+TINY_NEO |= {"bos_token_id": 60, "eos_token_id": 60}
+CAUSAL = ("gpt2", "openai-gpt", "gpt_neo")
 # name: (config, row length, does it also train)
 GOLDEN = {
     "bert": (transformers.BertConfig(**TINY_BERT), 12, True),
     "gpt2": (transformers.GPT2Config(**TINY_GPT), 12, True),
+    "openai-gpt": (transformers.OpenAIGPTConfig(**TINY_GPT1), 12, True),
+    "gpt_neo": (transformers.GPTNeoConfig(**TINY_NEO, window_size=3), 12, False),
 }
 LIVE = {
     "bert-tiny": (
@@ -52,6 +59,17 @@ LIVE = {
         14,
         True,
     ),
+    "openai-gpt-tiny": (
+        transformers.OpenAIGPTConfig(
+            **TINY_GPT1 | {"vocab_size": 300, "n_embd": 48, "n_head": 3, "n_layer": 3},
+            afn="relu",
+            layer_norm_epsilon=1e-6,
+        ),
+        14,
+        True,
+    ),
+    "gpt_neo-tiny": (transformers.GPTNeoConfig(**TINY_NEO | {"hidden_size": 48}, window_size=5), 14, False),
+    "openai-gpt-base": (transformers.OpenAIGPTConfig(), 64, False),
     "bert-base": (transformers.BertConfig(), 64, False),
     "gpt2-small": (transformers.GPT2Config(), 64, False),
 }
@@ -62,6 +80,8 @@ CLASSES = {  # each class that lmjax writes for
     "BertModel": "bert",
     "GPT2LMHeadModel": "gpt2",
     "GPT2Model": "gpt2",
+    "OpenAIGPTLMHeadModel": "openai-gpt",
+    "OpenAIGPTModel": "openai-gpt",
 }
 # Large enough that a decayed bias, an unclipped gradient or a shifted schedule is seen within a few steps.
 RECIPE = {"peak_lr": 0.01, "b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 1.0, "warmup": 5}
@@ -69,7 +89,12 @@ RECIPE = {"peak_lr": 0.01, "b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0
 
 def random_model(config: Any, rng: np.random.Generator) -> torch.nn.Module:
     """A pretraining model whose every tensor is random, biases and LayerNorms too."""
-    heads = {"bert": transformers.BertForPreTraining, "gpt2": transformers.GPT2LMHeadModel}
+    heads = {
+        "bert": transformers.BertForPreTraining,
+        "gpt2": transformers.GPT2LMHeadModel,
+        "openai-gpt": transformers.OpenAIGPTLMHeadModel,
+        "gpt_neo": transformers.GPTNeoForCausalLM,
+    }
     config.attn_implementation = "eager"
     for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
         if hasattr(config, key):
@@ -96,7 +121,7 @@ def random_batches(
     mask = np.arange(length) < lengths
     # Not id 0: transformers gives a padding entry's embedding no gradient, wherever it stands.
     tokens = np.where(mask, rng.integers(1, config.vocab_size, shape), 0)
-    if config.model_type == "gpt2":
+    if config.model_type in CAUSAL:
         features = {"input_ids": tokens, "attention_mask": mask, "labels": np.where(mask, tokens, -100)}
     else:
         first_types = np.arange(length) >= rng.integers(1, lengths)

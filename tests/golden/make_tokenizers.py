@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import sentencepiece
-from transformers import BertTokenizer, GPT2Tokenizer
+from transformers import BertTokenizer, GPT2Tokenizer, OpenAIGPTTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 TEXTS = [
@@ -53,6 +53,8 @@ def main(folder: Path) -> None:
     gpt2 = GPT2Tokenizer(str(folder / "gpt2-encoder.json"), str(folder / "gpt2-vocab.bpe"))
     ids = {name: wordpiece(folder / f"{name}-vocab.txt", lowercase) for name, lowercase in WORDPIECE.items()}
     ids["gpt2"] = [gpt2(text)["input_ids"] for text in TEXTS]
+    gpt1 = OpenAIGPTTokenizer(str(folder / "gpt1-encoder_bpe_40000.json"), str(folder / "gpt1-vocab_40000.bpe"))
+    ids["gpt1"] = [gpt1(text)["input_ids"] for text in TEXTS]
     for name in MODELS:
         ids[name] = sentencepiece.SentencePieceProcessor(model_file=str(folder / f"{name}.model")).encode(TEXTS)
     rows = [f"{json.dumps(name)}: {json.dumps(rows, separators=(',', ':'))}" for name, rows in ids.items()]

@@ -1,4 +1,4 @@
-"""BERT and GPT-2 against transformers, float32: logits, losses, gradients, AdamW steps, weights in both directions.
+"""Each family against transformers, float32: logits, losses, gradients, AdamW steps, weights in both directions.
 
 The same tests run on the committed records of tests/golden and, marked `parity`, on fresh ones of random models.
 """
@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 from lmjax.interop import LanguageModel, load
 from lmjax.models import MODELS, architecture_of, weights
 from lmjax.models.architecture import abstract_params
+from lmjax.models.gpt import GptConfig
 from lmjax.models.huggingface import Model, read_model
 from lmjax.train.optim import OptimConfig, make_optimizer, make_schedule
 from lmjax.train.step import make_train_step
@@ -90,7 +91,7 @@ def live(run_peer, seed) -> Iterator[tuple[Path, Arrays]]:
 @pytest.fixture
 def reference(request) -> Reference:
     where, case = request.param.split("/")
-    family = case.split("-")[0]
+    family = next(name for name in MODELS if case.startswith(name))
     if where == "golden":
         with np.load(GOLDEN / f"{case}.npz", allow_pickle=False) as file:
             found = dict(file)
@@ -111,8 +112,8 @@ def on(*cases: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("reference", cases_, indirect=True)
 
 
-TINY = ("golden/bert", "golden/gpt2", "live/bert-tiny", "live/gpt2-tiny")
-PUBLISHED = ("live/bert-base", "live/gpt2-small")
+TINY = ("golden/bert", "golden/gpt2", "golden/openai-gpt", "live/bert-tiny", "live/gpt2-tiny", "live/openai-gpt-tiny")
+PUBLISHED = ("live/bert-base", "live/gpt2-small", "live/openai-gpt-base")
 
 
 def assert_logits(reference: Reference, atol: float) -> None:
@@ -176,6 +177,70 @@ def test_twenty_adamw_steps_give_the_same_losses(reference):
     assert losses[-1] < losses[0] - 0.5  # it was not all warm-up
 
 
+def gpt_neo_as_gpt3(tensors: Arrays, query_scale: float) -> dict[str, np.ndarray]:
+    """GPT-Neo's tensors under GPT-2's names. It has no biases of queries, keys and values, and does not divide scores
+    by the square root of the head size: the queries make up for that."""
+    found = {}
+    for name, x in tensors.items():
+        layer, _, projection = name.partition(".attn.attention.")
+        if projection == "q_proj.weight":
+            parts = [x * query_scale, *(tensors[f"{layer}.attn.attention.{part}_proj.weight"] for part in "kv")]
+            found[f"{layer}.attn.c_attn.weight"] = np.concatenate([part.T for part in parts], 1)
+        elif projection.startswith("out_proj"):
+            found[f"{layer}.attn.c_proj{projection.removeprefix('out_proj')}"] = x.T
+        elif not projection:
+            found[name] = x.T if ".mlp." in name else x
+    return found
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param("gpt_neo", marks=pytest.mark.core),
+        pytest.param("gpt_neo-tiny", marks=pytest.mark.parity),
+    ],
+)
+def test_gpt3_is_gpt_neo_but_for_the_scale_of_scores(request, case):
+    """transformers has no GPT-3, but another decoder of dense and banded layers in turn."""
+    if case == "gpt_neo":
+        with np.load(GOLDEN / f"{case}.npz", allow_pickle=False) as file:
+            found = dict(file)
+        tensors, gradients = part(found, "weights/"), part(found, "gradients/")
+    else:
+        folder, records = request.getfixturevalue("live")
+        found = part(records, f"{case}/")
+        tensors = load_file(folder / case / "model.safetensors")
+        gradients = part(load_file(folder / case / "gradients.safetensors"), "gradients/")
+    neo, architecture = json.loads(str(found["config"])), MODELS["gpt2"]
+    assert neo["attention_layers"] == ["global", "local"] * 2
+    cfg = GptConfig(
+        vocab_size=neo["vocab_size"],
+        hidden_size=neo["hidden_size"],
+        num_hidden_layers=neo["num_layers"],
+        num_attention_heads=neo["num_heads"],
+        intermediate_size=neo["intermediate_size"],
+        max_position_embeddings=neo["max_position_embeddings"],
+        window=neo["window_size"],
+    )
+    named = gpt_neo_as_gpt3(tensors, cfg.head_size**0.5)
+    biases = {f"transformer.h.{i}.attn.c_attn.bias": np.zeros(3 * cfg.hidden_size) for i in range(4)}
+    rows, abstract = architecture.weights(cfg), abstract_params(architecture, cfg, ("clm",))
+    params = weights.from_hf(rows, named | biases, abstract, cfg.vocab_size)
+    model = Reference("gpt2", Model(cfg, ("clm",), params), found)
+    assert_logits(model, atol=1e-5)
+
+    apply, objective = applier(cfg, ("clm",)), RECIPES["gpt3"][1]
+    batch = objective.prepare(model.features(0))
+    loss = jax.jit(jax.value_and_grad(lambda p: objective.loss(objective.terms(apply(p, batch, None), batch))))
+    value, ours = loss(params)
+    np.testing.assert_allclose(value, found["loss"], rtol=1e-5)
+    ours = weights.to_hf(rows, ours, cfg.vocab_size)
+    theirs = gpt_neo_as_gpt3(gradients, cfg.head_size**-0.5)
+    assert ours.keys() - theirs.keys() == biases.keys()
+    for name, gradient in theirs.items():
+        assert np.linalg.norm(ours[name] - gradient) <= 1e-4 * np.linalg.norm(gradient), name
+
+
 # family and heads: the name of each output in the class of transformers that has these heads
 WRITTEN = {
     ("bert", "mlm", "nsp"): {"logits": "prediction_logits", "next_sentence_logits": "seq_relationship_logits"},
@@ -184,6 +249,8 @@ WRITTEN = {
     ("bert", "pooler"): {"hidden": "last_hidden_state", "pooled": "pooler_output"},
     ("gpt2", "clm"): {"logits": "logits"},
     ("gpt2",): {"hidden": "last_hidden_state"},
+    ("openai-gpt", "clm"): {"logits": "logits"},
+    ("openai-gpt",): {"hidden": "last_hidden_state"},
 }
 
 
@@ -192,13 +259,14 @@ def test_transformers_loads_what_lmjax_writes_and_back(run_peer, seed, tmp_path)
     print(f"LMJAX_PARITY_SEED={seed} repeats this")
     rng, order = np.random.default_rng(seed), np.arange(14)
     mask = (order < np.array([[14], [5], [9]])).astype(np.int32)  # GPT-2's is turned round: padding before a prompt
-    masks = {"bert": mask, "gpt2": mask[:, ::-1]}
+    masks = {"bert": mask, "gpt2": mask[:, ::-1], "openai-gpt": mask[:, ::-1]}
     tokens = {family: rng.integers(1, 61, mask.shape, np.int32) * masks[family] for family in masks}
     types = rng.integers(0, 2, mask.shape, np.int32) * mask
     positions = np.maximum(np.cumsum(masks["gpt2"], 1) - 1, 0)
     features = {f"{family}/input_ids": x for family, x in tokens.items()}
     features |= {f"{family}/attention_mask": x for family, x in masks.items()}
-    features |= {"bert/token_type_ids": types, "gpt2/position_ids": positions}
+    features |= {"bert/token_type_ids": types}
+    features |= {"gpt2/position_ids": positions, "openai-gpt/position_ids": positions}
     expected = {}
     for (family, *heads), names in WRITTEN.items():
         with np.load(GOLDEN / f"{family}.npz", allow_pickle=False) as file:

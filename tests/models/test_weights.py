@@ -24,6 +24,8 @@ HEADS = {
     "BertModel": ("pooler",),
     "GPT2LMHeadModel": ("clm",),
     "GPT2Model": (),
+    "OpenAIGPTLMHeadModel": ("clm",),
+    "OpenAIGPTModel": (),
 }
 
 

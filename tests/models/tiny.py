@@ -22,7 +22,11 @@ if jax.__version_info__ < (0, 12):  # later ones know no other emitters
 RECIPES: dict[str, tuple[tuple[str, ...], Objective]] = {  # family: heads and objective of its pretraining
     "bert": (("mlm", "nsp"), objectives.mlm(next_sentence=True)),
     "gpt2": (("clm",), objectives.clm()),
+    "gpt3": (("clm",), objectives.clm()),
+    "openai-gpt": (("clm",), objectives.clm()),
 }
+FAMILIES = {**MODELS, "gpt3": MODELS["gpt2"]}  # GPT-3 is GPT-2 with bands: the tests of families take it as one more
+SHAPES: dict[str, dict[str, Any]] = {"gpt3": {"window": 3}, "openai-gpt": {"intermediate_size": 128}}
 
 
 def tiny(family: str, **changes: Any) -> ModelConfig:
@@ -35,9 +39,9 @@ def tiny(family: str, **changes: Any) -> ModelConfig:
         "intermediate_size": 64,
         "max_position_embeddings": 16,
     }
-    config = MODELS[family].config
+    config = FAMILIES[family].config
     quiet = {f.name: 0.0 for f in fields(config) if f.name.endswith("dropout")}
-    return config(**shape | quiet | changes)
+    return config(**shape | quiet | SHAPES.get(family, {}) | changes)
 
 
 def noisy(cfg: ModelConfig, heads: tuple[str, ...]) -> dict[str, Any]:

@@ -105,3 +105,19 @@ def test_keys_default_to_the_queries_segments():
     segments = np.array([[1, 1, 2, 0]])
     mask = attention_mask(segments, None, causal=False, length=4, key_length=4)
     np.testing.assert_array_equal(mask[0, 0], [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_a_window_is_the_naive_band(offset):
+    """Also for queries that stand behind a cache's keys, and together with segments."""
+    length, window = 9, 3
+    keys = length + offset
+    segments = np.array([[1] * 5 + [2] * (keys - 5), [1] * keys], np.int32)
+    wanted = np.zeros((2, 1, length, keys), bool)
+    for b, i, j in np.ndindex(2, length, keys):
+        at = i + offset
+        wanted[b, 0, i, j] = at - window < j <= at and segments[b, at] == segments[b, j]
+    found = attention_mask(segments[:, offset:], segments, True, length, keys, offset, window)
+    np.testing.assert_array_equal(found, wanted)
+    assert wanted.sum(-1).max() == window
+    np.testing.assert_array_equal(attention_mask(None, None, True, length, keys, offset, window), wanted[1:])

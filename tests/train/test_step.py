@@ -8,18 +8,17 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lmjax.models import MODELS
 from lmjax.objectives import Objective
 from lmjax.ops.dropout import dropout
 from lmjax.parallel import MeshConfig, global_batch, like_params, make_mesh, shardings
 from lmjax.train.optim import OptimConfig, make_optimizer
 from lmjax.train.step import make_eval_step, make_train_step
 from lmjax.types import Mean, TrainState
-from tests.models.tiny import QUICKLY, RECIPES, applier, noisy, random_batch, tiny
+from tests.models.tiny import FAMILIES, QUICKLY, RECIPES, applier, noisy, random_batch, tiny
 
 pytestmark = pytest.mark.core
 
-each_family = pytest.mark.parametrize("family", MODELS)
+each_family = pytest.mark.parametrize("family", FAMILIES)
 
 # Keeps the gradient that it was last given as its state.
 RECORDER = optax.GradientTransformation(
@@ -189,7 +188,7 @@ def _losses(family, sizes):
     if sizes is None:
         return _train(jax.jit(step, donate_argnums=0, compiler_options=QUICKLY), state, batches)
     mesh = make_mesh(MeshConfig(*sizes))
-    params = shardings(MODELS[family].sharding, state.params, mesh)
+    params = shardings(FAMILIES[family].sharding, state.params, mesh)
     where = jax.tree.map(lambda _: NamedSharding(mesh, P()), state)
     where = where.replace(params=params, opt_state=like_params(state.opt_state, state.params, params, mesh))
     with jax.set_mesh(mesh):
@@ -208,7 +207,7 @@ def _train(step, state, batches):
 
 @pytest.fixture(scope="module")
 def bare_losses():
-    return {family: _losses(family, None) for family in MODELS}
+    return {family: _losses(family, None) for family in FAMILIES}
 
 
 @each_family
