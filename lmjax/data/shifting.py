@@ -1,4 +1,4 @@
-"""Targets of a causal model."""
+"""Targets of a causal model, and which of them count."""
 
 from typing import Any
 
@@ -13,3 +13,9 @@ def next_token_targets(features: dict[str, Any], keys: RowKeys) -> dict[str, Any
     tokens = features["tokens"]
     targets = tokens[:, 1:]
     return {"tokens": tokens[:, :-1], "targets": targets, "loss_weights": tf.ones_like(targets, tf.float32)}
+
+
+def real_targets(features: dict[str, Any], keys: RowKeys) -> dict[str, Any]:
+    """Adds loss_weights float32 [N, L], 1 where `segment_ids` say that there is no padding."""
+    tf = tensorflow()
+    return features | {"loss_weights": tf.cast(features["segment_ids"] > 0, tf.float32)}

@@ -97,7 +97,7 @@ def per_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
 
     def labels(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda p, _: "stacked" if path_of(p).startswith("layers/") else "single", params
+            lambda p, _: "stacked" if "layers" in path_of(p).split("/") else "single", params
         )
 
     return optax.partition({"stacked": stacked, "single": tx}, labels)
