@@ -22,6 +22,10 @@ if jax.__version_info__ < (0, 12):  # later ones know no other emitters
 RECIPES: dict[str, tuple[tuple[str, ...], Objective]] = {  # family: heads and objective of its pretraining
     "bert": (("mlm", "nsp"), objectives.mlm(next_sentence=True)),
     "gpt2": (("clm",), objectives.clm()),
+    "marian": (("seq2seq",), objectives.seq2seq(0.1)),
+}
+CONVERTIBLE: dict[str, dict[str, Any]] = {  # what makes a config one that Hugging Face has
+    "marian": {"position_embedding": "sinusoidal_marian", "layer_norm_eps": 1e-5},
 }
 
 
@@ -60,12 +64,13 @@ def noisy(cfg: ModelConfig, heads: tuple[str, ...]) -> dict[str, Any]:
 
 @cache
 def forward(cfg: ModelConfig, heads: tuple[str, ...], collect: bool = False) -> Callable[..., dict[str, Any]]:
-    """A jitted (params, **inputs) -> Outputs as a dict, with dense logits."""
-    module = architecture_of(cfg).build(cfg, heads)
+    """A jitted (params, **inputs) -> Outputs as a dict, with dense logits; of the inputs those that the family reads."""
+    architecture = architecture_of(cfg)
+    module = architecture.build(cfg, heads)
 
     @partial(jax.jit, compiler_options=QUICKLY)
     def run(params: Any, **inputs: Any) -> dict[str, Any]:
-        outputs = dict(module.apply({"params": params}, **inputs, collect=collect))
+        outputs = dict(module.apply({"params": params}, **model_inputs(architecture, inputs), collect=collect))
         return outputs | ({"logits": outputs["logits"].dense()} if "logits" in outputs else {})
 
     return run
@@ -101,6 +106,13 @@ def random_batch(family: str, rows: int, length: int, seed: int = 0) -> dict[str
             "next_sentence_labels": rng.integers(0, 2, rows).astype(np.int32),
         }
         real = np.arange(masked)[None] < rng.integers(1, masked + 1, (rows, 1))
+    if family == "marian":  # two segments of moderate length on the encoder's side, of which the first row has one
+        parts = 1 + (np.arange(length)[None] >= rng.integers(2, length // 2, (rows, 1)))
+        parts[0] = 1
+        batch |= {
+            "encoder_tokens": rng.integers(0, VOCAB, (rows, length)).astype(np.int32),
+            "encoder_segment_ids": (parts * (np.arange(length) < length - 1)).astype(np.int32),
+        }
     weights = real * batch["example_weights"][:, None] * rng.choice([0.0, 1.0, 5.0], (rows, 1))
     targets = rng.integers(0, VOCAB, weights.shape).astype(np.int32)
     return batch | {"targets": targets, "loss_weights": weights.astype(np.float32)}
