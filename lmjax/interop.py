@@ -48,7 +48,9 @@ def load(path: str | os.PathLike[str], average: int = 1) -> "LanguageModel":
     config = path / "config.json"
     is_ours = not config.exists() or "schema_version" in read_json(config)
     if average != 1 and not is_ours:
-        raise UserError(f"{path}: average={average} takes checkpoints of a run; a Hugging Face directory holds one model")
+        raise UserError(
+            f"{path}: average={average} takes checkpoints of a run; a Hugging Face directory holds one model"
+        )
     model, folders = _read_run(path, average) if is_ours else (read_model(path), [path])
     tokenizer = next((load_tokenizer(f) for f in folders if any(any(f.glob(v)) for v in VOCABULARIES)), None)
     if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
@@ -132,9 +134,9 @@ class LanguageModel:
     def encode(self, texts: str | Sequence[str | tuple[str, str]], multiple_of: int = 1) -> dict[str, Any]:
         """Text as features, int32 [B, L] each: `lm(**lm.encode(texts))`. A pair of texts is BERT's sentences A and B.
 
-        BERT's rows are [CLS] A [SEP] B [SEP]; GPT's have no special tokens; an encoder's are A </s>, with B (or nothing,
-        where no pair is given) after the start token for the decoder. Rows are padded on the right to the
-        longest, rounded up to `multiple_of`. Rows that outgrow the position table are cut, with a warning.
+        BERT's rows are [CLS] A [SEP] B [SEP]; GPT's have no special tokens; an encoder's are A </s>, with B (if
+        there is one) after the start token for the decoder. Rows are padded on the right to the longest, rounded up to
+        `multiple_of`. Rows that outgrow the position table are cut, with a warning (an encoder's are not).
         """
         split = [(t,) if isinstance(t, str) else t for t in ([texts] if isinstance(texts, str) else texts)]
         if not split:
@@ -246,7 +248,12 @@ def _rectangle(rows: Sequence[Sequence[int]], multiple_of: int, pad: int) -> tup
 
 
 def _checked(features: Mapping[str, Any], cfg: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
-    limits = {"tokens": cfg.vocab_size, "encoder_tokens": cfg.vocab_size, "token_type_ids": getattr(cfg, "type_vocab_size", 0), "attention_mask": 2}
+    limits = {
+        "tokens": cfg.vocab_size,
+        "encoder_tokens": cfg.vocab_size,
+        "token_type_ids": getattr(cfg, "type_vocab_size", 0),
+        "attention_mask": 2,
+    }
     for name, value in features.items():
         array, like = np.asarray(value), "encoder_tokens" if name.startswith("encoder_") else "tokens"
         fits = array.shape == np.shape(features[like]) or name == "mlm_positions"

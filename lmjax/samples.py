@@ -77,7 +77,9 @@ def translations(lm: LanguageModel, store: Store) -> dict[str, Any]:
     split = store.split("heldout")
     starts, documents = np.asarray(split.sentence_starts[:]), np.asarray(split.document_starts[:-1])
     chosen = documents[np.linspace(0, len(documents) - 1, min(COUNT, len(documents))).astype(int)]
-    sides = [[lm.tokenizer.decode(split.tokens[starts[i + k] : starts[i + k + 1]]).strip() for i in chosen] for k in (0, 1)]
+    sides = [
+        [lm.tokenizer.decode(split.tokens[starts[i + k] : starts[i + k + 1]]).strip() for i in chosen] for k in (0, 1)
+    ]
     return {
         "title": "Held-out sentences translated (the source; the model's translation; the reference)",
         "rows": [list(row) for row in zip(sides[0], lm.translate(sides[0]), sides[1], strict=True)],

@@ -1,7 +1,8 @@
 """A small Transformer that translates captions from English into German (Multi30k, 29,000 pairs).
 
 Command:   python run_pretrain.py configs/tiny/transformer.py
-           python -m lmjax translate runs/tiny_transformer --input test_2016_flickr.en.gz --reference test_2016_flickr.de.gz
+           python -m lmjax translate runs/tiny_transformer \\
+               --input test_2016_flickr.en.gz --reference test_2016_flickr.de.gz
 Data:      multi30k/{train,val}.{en,de}.gz under $LMJAX_DATA (../shared/data where that is not set);
            https://github.com/multi30k/dataset, task1/raw.
 """

@@ -95,7 +95,7 @@ def _pairs(split: Split) -> tuple[np.ndarray, np.ndarray]:
     if (np.diff(documents) != 2).any():
         raise UserError("translation reads pairs of lines; give it data whose source is a ParallelText")
     lengths = np.diff(starts).reshape(-1, 2)
-    return documents[:-1], lengths + [1, 0]  # the store closes documents, and so the targets, alone
+    return documents[:-1], lengths + np.array([1, 0])  # the store closes documents, and so the targets, alone
 
 
 def first_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:

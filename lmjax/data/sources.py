@@ -198,7 +198,9 @@ def _pairs(source: ParallelText) -> Iterator[tuple[str, str, str]]:
     for number, pair in enumerate(lines, 1):
         if None in pair:
             counts = [sum(1 for _ in _lines(path, source.encoding)) for path in (first, second)]
-            raise UserError(f"{first} has {counts[0]} lines and {second} {counts[1]}; parallel files have as many lines")
+            raise UserError(
+                f"{first} has {counts[0]} lines and {second} {counts[1]}; parallel files have as many lines"
+            )
         if all(line.strip() for line in pair):
             yield f"{name}:{number}", f"{name}:{number}", "\n".join(line.strip() for line in pair)
 

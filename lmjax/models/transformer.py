@@ -6,7 +6,6 @@ kernels, dropout on sublayer outputs and on embeddings alone. Not taken over is 
 `MarianMTModel` is the same network with eps 1e-5 and sinusoids in halves. Letters as in `layers`; S encoder length.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from jax.lax import dynamic_update_slice_in_dim
 from jax.sharding import PartitionSpec as P
 
 from lmjax.errors import UserError
+from lmjax.models import gpt
 from lmjax.models.architecture import Architecture, ModelConfig, PositionForm
 from lmjax.models.layers import (
     Attention,
@@ -80,27 +80,8 @@ def _residual(cfg: TransformerConfig, train: bool, name: str, x_BLD: Array, subl
     return x_BLD if cfg.norm == "pre" else norm(x_BLD), rest
 
 
-def _mlp(cfg: TransformerConfig, train: bool, x_BLD: Array) -> Array:
-    mlp = Mlp(cfg, cfg.activation, _glorot(1, 1), _glorot(1, 1), name="mlp")
-    return hold_batch(_residual(cfg, train, "mlp", x_BLD, lambda x: (mlp(x),))[0])
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward network."""
-
-    cfg: TransformerConfig
-    train: bool
-    collect: bool
-
-    @nn.compact
-    def __call__(self, x_BLD: Array, _cache: None, mask: Array | None) -> tuple[Array, dict[str, Any]]:
-        attention = _attention(self.cfg, self.train, "attention")
-        x_BLD, _ = _residual(self.cfg, self.train, "attention", x_BLD, lambda x: attention(x, mask))
-        return _mlp(self.cfg, self.train, x_BLD), {}
-
-
-class DecoderLayer(nn.Module):
-    """Causal self-attention, attention to the encoder's output, and a feed-forward network."""
+class TransformerLayer(nn.Module):
+    """Self-attention, attention to `memory` where it has a mask (in the decoder), and a feed-forward network."""
 
     cfg: TransformerConfig
     train: bool
@@ -108,47 +89,38 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x_BLD: Array,
-        cache: dict[str, Any] | None,
-        mask: Array | None,
-        offset: Array | int,
-        memory_BSD: Array | None,
-        memory_mask: Array | None,
+        self, x_BLD: Array, cache: Any, mask: Array, offset: Array | int, memory: Array | None, read_mask: Array | None
     ) -> tuple[Array, dict[str, Any]]:
         cfg, train = self.cfg, self.train
         own, others = (None, None) if cache is None else (cache["self"], cache["cross"])
-        attention, cross = _attention(cfg, train, "attention"), _attention(cfg, train, "cross_attention", cross=True)
-        x_BLD, (own, probabilities) = _residual(
-            cfg, train, "attention", x_BLD, lambda x: attention(x, mask, own, offset)
-        )
-        x_BLD, (others, _) = _residual(
-            cfg, train, "cross_attention", x_BLD, lambda x: cross(x, memory_mask, others, 0, memory_BSD)
-        )
-        x_BLD = _mlp(cfg, train, x_BLD)
-        collected = {"hidden": x_BLD, "attention": probabilities} if self.collect else {}
+        attend = _attention(cfg, train, "attention")
+        x_BLD, (own, p) = _residual(cfg, train, "attention", x_BLD, lambda x: attend(x, mask, own, offset))
+        if read_mask is not None:
+            read, name = _attention(cfg, train, "cross_attention", cross=True), "cross_attention"
+            x_BLD, (others, _) = _residual(cfg, train, name, x_BLD, lambda x: read(x, read_mask, others, 0, memory))
+        mlp = Mlp(cfg, cfg.activation, _glorot(1, 1), _glorot(1, 1), name="mlp")
+        x_BLD = hold_batch(_residual(cfg, train, "mlp", x_BLD, lambda x: (mlp(x),))[0])
+        collected = {"hidden": x_BLD, "attention": p} if self.collect else {}
         return x_BLD, collected | ({} if cache is None else {"cache": {"self": own, "cross": others}})
 
 
 class Coder(nn.Module):
-    """The encoder or the decoder: positions, dropout, a stack of `block`, and a last LayerNorm with pre-LN.
+    """The encoder or the decoder: positions, dropout, a stack of layers, and a last LayerNorm with pre-LN.
 
     Returns (output [B, L, D], input of the first layer [B, L, D], per-layer outputs).
     """
 
     cfg: TransformerConfig
-    block: type[nn.Module]
     train: bool
     collect: bool
 
     @nn.compact
-    def __call__(
-        self, x_BLD: Array, positions_BL: Array, cache: Any, *shared: Any
-    ) -> tuple[Array, Array, dict[str, Any]]:
+    def __call__(self, x_BLD: Array, positions_BL: Array, cache: Any, *shared: Any) -> tuple[Array, Array, Any]:
         cfg = self.cfg
         x_BLD = PositionEmbedding(cfg, normal(cfg.initializer_range), name="positions")(x_BLD, positions_BL)
         x_BLD = first_BLD = hold_batch(Dropout(cfg.hidden_dropout, self.train)(x_BLD.astype(cfg.dtype)))
-        x_BLD, collected = stack(self.block, cfg, self.train, self.collect, len(shared))(x_BLD, cache, *shared)
+        layers = stack(TransformerLayer, cfg, self.train, self.collect, len(shared))
+        x_BLD, collected = layers(x_BLD, cache, *shared)
         if cfg.norm == "pre":
             x_BLD = LayerNorm(cfg.layer_norm_eps, name="final_norm")(x_BLD)
         return x_BLD, first_BLD, collected
@@ -185,81 +157,52 @@ class Transformer(nn.Module):
         """
         cfg, D, length = self.cfg, self.cfg.hidden_size, tokens.shape[1]
         words = Embedding(cfg.padded_vocab_size, D, padded(normal(D**-0.5), cfg.vocab_size), name="word_embeddings")
-        scale = math.sqrt(D) if cfg.scale_embedding else 1.0
+        scale = D**0.5 if cfg.scale_embedding else 1.0
         outputs: dict[str, Any] = {}
         if encoder_tokens is not None:
-            encoder = Coder(cfg, EncoderLayer, train, False, name="encoder")
-            size = encoder_tokens.shape[1]
-            mask = attention_mask(encoder_segment_ids, None, causal=False, length=size, key_length=size)
+            encoder, S = Coder(cfg, train, False, name="encoder"), encoder_tokens.shape[1]
+            encoder_segment_ids = jnp.ones_like(encoder_tokens) if encoder_segment_ids is None else encoder_segment_ids
+            mask = attention_mask(encoder_segment_ids, None, causal=False, length=S, key_length=S)
             where = positions_like(encoder_tokens) if encoder_positions is None else encoder_positions
-            outputs["encoder_hidden"], *_ = encoder(words(encoder_tokens) * scale, where, None, mask)
-            if encoder_segment_ids is None and (segment_ids is not None or cache is not None):
-                encoder_segment_ids = jnp.ones_like(encoder_tokens)
-        elif cache is None:
+            outputs["encoder_hidden"], *_ = encoder(words(encoder_tokens) * scale, where, None, mask, 0, None, None)
+        elif cache is not None:
+            encoder_segment_ids = cache["encoder_segment_ids"]
+        else:
             raise ValueError("encoder_tokens are missing, and no cache holds them")
 
-        layers, offset, key_segments, key_length = None, 0, segment_ids, length
-        if segment_ids is None and (encoder_segment_ids is not None or cache is not None):
-            segment_ids = key_segments = jnp.ones_like(tokens)
+        layers, offset, key_length = None, 0, length
+        key_segments = segment_ids = jnp.ones_like(tokens) if segment_ids is None else segment_ids
         if cache is not None:
             offset, layers = cache["length"], cache["layers"]
             key_segments = dynamic_update_slice_in_dim(cache["segment_ids"], segment_ids, offset, axis=1)
             key_length = key_segments.shape[1]
-            if encoder_segment_ids is None:
-                encoder_segment_ids = cache["encoder_segment_ids"]
         mask = attention_mask(
             segment_ids, key_segments, causal=True, length=length, key_length=key_length, offset=offset
         )
-        memory_mask = None if segment_ids is None else attention_mask(segment_ids, encoder_segment_ids, False, 0, 0)
-        x_BLD, first_BLD, collected = Coder(cfg, DecoderLayer, train, collect, name="decoder")(
-            words(tokens) * scale,
-            positions_like(tokens) if positions is None else positions,
-            layers,
-            mask,
-            offset,
-            outputs.get("encoder_hidden"),
-            memory_mask,
-        )
+        memory_mask = attention_mask(segment_ids, encoder_segment_ids, causal=False, length=length, key_length=0)
+        decoder = Coder(cfg, train, collect, name="decoder")
+        where = positions_like(tokens) if positions is None else positions
+        memory_BSD = outputs.get("encoder_hidden")
+        x_BLD = words(tokens) * scale
+        x_BLD, first_BLD, collected = decoder(x_BLD, where, layers, mask, offset, memory_BSD, memory_mask)
         outputs |= {"hidden": x_BLD, **(layer_outputs(collected, first_BLD) if collect else {})}
         bias_V = None
         if "output_bias" in self.heads:
-            bias_V = OutputBias(cfg.padded_vocab_size, name="output_bias")()
+            bias_V = Embedding(cfg.padded_vocab_size, 1, nn.initializers.zeros, name="output_bias").embedding[:, 0]
         if "seq2seq" in self.heads:
             outputs["logits"] = VocabLogits(x_BLD, words.embedding, bias_V, cfg.vocab_size)
         if cache is not None:
-            outputs["cache"] = {
-                "layers": collected["cache"],
-                "segment_ids": key_segments,
-                "encoder_segment_ids": encoder_segment_ids,
-                "length": offset + length,
-            }
+            held = {"segment_ids": key_segments, "encoder_segment_ids": encoder_segment_ids}
+            outputs["cache"] = {"layers": collected["cache"], "length": offset + length, **held}
         return outputs
 
 
-class OutputBias(nn.Module):
-    """A float32 number for each word."""
-
-    rows: int
-
-    @nn.compact
-    def __call__(self) -> Array:
-        return self.param("bias", nn.initializers.zeros, (self.rows,), jnp.float32)
-
-
 def empty_cache(cfg: ModelConfig, batch: int, length: int, encoder_length: int) -> dict[str, Any]:
-    """Room for translations of `length` tokens: keys and values "self" [N, B, length, H, K] and "cross" [N, B, S, H, K],
-    segment ids [B, length] and [B, S], and how many tokens are filled."""
-
-    def room(tokens: int) -> dict[str, Array]:
-        shape = (cfg.num_hidden_layers, batch, tokens, cfg.num_attention_heads, cfg.head_size)
-        return {"key": jnp.zeros(shape, cfg.dtype), "value": jnp.zeros(shape, cfg.dtype)}
-
-    return {
-        "layers": {"self": room(length), "cross": room(encoder_length)},
-        "segment_ids": jnp.zeros((batch, length), jnp.int32),
-        "encoder_segment_ids": jnp.zeros((batch, encoder_length), jnp.int32),
-        "length": jnp.zeros((), jnp.int32),
-    }
+    """Room for `length` tokens of the decoder and, under "cross" and "encoder_segment_ids", for those of the encoder;
+    otherwise as in `gpt.empty_cache`."""
+    own, cross = (gpt.empty_cache(cfg, batch, size) for size in (length, encoder_length))
+    layers = {"self": own["layers"], "cross": cross["layers"]}
+    return own | {"layers": layers, "encoder_segment_ids": cross["segment_ids"]}
 
 
 _LAYERS = r"(encoder|decoder)/layers"
@@ -275,7 +218,7 @@ SHARDING = (
     (rf"{_LAYERS}/((cross_)?attention/out|mlp/down)/bias", P()),
     (rf"{_LAYERS}/((cross_)?attention|mlp)_norm/(scale|bias)", P()),
     (r"(encoder|decoder)/final_norm/(scale|bias)", P()),
-    (r"output_bias/bias", P("tensor")),
+    (r"output_bias/embedding", P("tensor", None)),
 )
 
 
@@ -283,24 +226,23 @@ def weights(cfg: TransformerConfig) -> list[Weight]:
     """Names as in `MarianMTModel`."""
     rows = [
         Weight("model.shared.weight", ("word_embeddings/embedding",), "table", vocabulary=True),
-        Weight("final_logits_bias", ("output_bias/bias",), "row", vocabulary=True),
+        Weight("final_logits_bias", ("output_bias/embedding",), "row", vocabulary=True),
     ]
-    linear = {"fc1": "mlp/up", "fc2": "mlp/down"}
-    norms = {"self_attn_layer_norm": "attention_norm", "final_layer_norm": "mlp_norm"}
-    for side in ("encoder", "decoder"):
-        if side == "decoder":
-            norms["encoder_attn_layer_norm"] = "cross_attention_norm"
-        for theirs, ours in {"self_attn": "attention", "encoder_attn": "cross_attention"}.items():
-            if side == "decoder" or theirs == "self_attn":
-                linear |= {f"{theirs}.{name[0]}_proj": f"{ours}/{name}" for name in ("query", "key", "value")}
-                linear[f"{theirs}.out_proj"] = f"{ours}/out"
+    attentions = {"encoder": {"self_attn": "attention"}}
+    attentions["decoder"] = attentions["encoder"] | {"encoder_attn": "cross_attention"}
+    for side, found in attentions.items():
         layer, path = f"model.{side}.layers.{{}}", f"{side}/layers"
+        linear, norms = {"fc1": "mlp/up", "fc2": "mlp/down"}, {"final_layer_norm": "mlp_norm"}
+        for theirs, ours in found.items():
+            linear |= {f"{theirs}.{name[0]}_proj": f"{ours}/{name}" for name in ("query", "key", "value")}
+            linear[f"{theirs}.out_proj"] = f"{ours}/out"
+            norms[f"{theirs}_layer_norm"] = f"{ours}_norm"
         for theirs, ours in linear.items():
             inputs = 2 if ours.endswith("out") else 1
             rows.append(Weight(f"{layer}.{theirs}.weight", (f"{path}/{ours}/kernel",), "linear", inputs))
-            rows.append(Weight(f"{layer}.{theirs}.bias", (f"{path}/{ours}/bias",), "vector"))
         for theirs, ours in norms.items():
             rows.append(Weight(f"{layer}.{theirs}.weight", (f"{path}/{ours}/scale",), "vector"))
+        for theirs, ours in {**linear, **norms}.items():
             rows.append(Weight(f"{layer}.{theirs}.bias", (f"{path}/{ours}/bias",), "vector"))
     return rows
 
@@ -382,24 +324,18 @@ ARCHITECTURE = Architecture(
     build=Transformer,
     heads=("seq2seq", "output_bias"),
     inputs=(
-        "tokens",
-        "encoder_tokens",
-        "segment_ids",
-        "positions",
-        "encoder_segment_ids",
-        "encoder_positions",
-        "cache",
+        *("tokens", "segment_ids", "positions", "cache"),
+        *("encoder_tokens", "encoder_segment_ids", "encoder_positions"),
     ),
     sharding=SHARDING,
     weights=weights,
     to_hf=to_hf,
     from_hf=from_hf,
     hf_prefix="model.",
-    hf_tied={
-        "lm_head.weight": "model.shared.weight",
-        "model.encoder.embed_tokens.weight": "model.shared.weight",
-        "model.decoder.embed_tokens.weight": "model.shared.weight",
-    },
+    hf_tied=dict.fromkeys(
+        ["lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"],
+        "model.shared.weight",
+    ),
     hf_ignored=(r"model\.(encoder|decoder)\.embed_positions\.weight",),
     hf_fixed={
         "tie_word_embeddings": True,

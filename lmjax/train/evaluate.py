@@ -44,8 +44,8 @@ def baselines(
     """What knowing nothing but frequencies gives on the same rows: {term: {the baseline's name: figure}}.
 
     Args:
-      name: the token term ("mlm", "clm", "seq2seq"); gets the unigram model's loss in nats (add-one smoothing) and the accuracy
-        of always answering the most frequent token.
+      name: the token term ("mlm", "clm", "seq2seq"); gets the unigram model's loss in nats (add-one smoothing)
+        and the accuracy of always answering the most frequent token.
       counts: int64 [vocabulary] occurrences in the training text.
 
     "nsp_accuracy", where rows carry next_sentence_labels, is the majority label's share.

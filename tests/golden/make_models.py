@@ -105,7 +105,14 @@ def random_model(config: Any, rng: np.random.Generator) -> torch.nn.Module:
     heads = {"bert": transformers.BertForPreTraining, "gpt2": transformers.GPT2LMHeadModel}
     heads["marian"] = transformers.MarianMTModel
     config.attn_implementation = "eager"
-    for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout"):
+    for key in (
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "resid_pdrop",
+        "embd_pdrop",
+        "attn_pdrop",
+        "dropout",
+    ):
         if hasattr(config, key):
             setattr(config, key, 0.0)
     model = heads[config.model_type](config)

@@ -33,6 +33,7 @@ def _variants(family: str) -> list[tuple[ModelConfig, tuple[str, ...]]]:
     ]
     positions = product(["learned", "sinusoidal"], ["add", "concat"])
     placed = [tiny(family, position_embedding=e, position_combine=c) for e, c in positions]
+    placed += [tiny(family, norm="pre")] if hasattr(MODELS[family].config, "norm") else []
     return list(product([*MODELS[family].presets.values(), *placed], [heads])) + list(product([tiny(family)], some))
 
 

@@ -1,4 +1,5 @@
-"""BERT, GPT-2 and Marian (the Transformer) against transformers, float32: logits, losses, gradients, AdamW steps, weights in both directions.
+"""BERT, GPT-2 and Marian (the Transformer) against transformers, float32: logits, losses, gradients, AdamW steps,
+weights in both directions.
 
 The same tests run on the committed records of tests/golden and, marked `parity`, on fresh ones of random models.
 """
@@ -111,14 +112,16 @@ def reference(request) -> Reference:
     print(f"LMJAX_PARITY_SEED={request.getfixturevalue('seed')} repeats this")
     folder, records = request.getfixturevalue("live")
     gradients = load_file(folder / case / "gradients.safetensors")
-    return Reference(family, _without_bias(read_model(epath.Path(folder / case))), part(records, f"{case}/") | gradients)
+    return Reference(
+        family, _without_bias(read_model(epath.Path(folder / case))), part(records, f"{case}/") | gradients
+    )
 
 
 def _without_bias(model: Model) -> Model:
     """transformers writes Marian's output bias, always, and never trains it."""
     if "output_bias" not in model.heads:
         return model
-    assert not np.any(model.params["output_bias"]["bias"])
+    assert not np.any(model.params["output_bias"]["embedding"])
     heads = tuple(head for head in model.heads if head != "output_bias")
     return model._replace(heads=heads, params={k: v for k, v in model.params.items() if k != "output_bias"})
 

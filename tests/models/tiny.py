@@ -64,7 +64,7 @@ def noisy(cfg: ModelConfig, heads: tuple[str, ...]) -> dict[str, Any]:
 
 @cache
 def forward(cfg: ModelConfig, heads: tuple[str, ...], collect: bool = False) -> Callable[..., dict[str, Any]]:
-    """A jitted (params, **inputs) -> Outputs as a dict, with dense logits; of the inputs those that the family reads."""
+    """A jitted (params, **inputs) -> Outputs as a dict, with dense logits; it takes what the family reads."""
     architecture = architecture_of(cfg)
     module = architecture.build(cfg, heads)
 
