@@ -11,11 +11,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import lmjax
+from lmjax.beam import Beam
 from lmjax.errors import UserError
 from lmjax.models import MODELS
 from lmjax.train.checkpoint import Checkpoints
 from tests.models.tiny import forward
-from tests.tiny_runs import SENTENCES, bert_run, gpt_run, tiny_tokenizer
+from tests.tiny_runs import SENTENCES, bert_run, gpt_run, tiny_tokenizer, transformer_run
 
 TEXTS = [SENTENCES[0], "The dog", SENTENCES[3][:30]]
 PEER = Path(__file__).with_name("golden") / "auto_load.py"
@@ -27,12 +28,13 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     bert_run(folder / "bert")
     gpt_run(folder / "gpt2")
+    transformer_run(folder / "marian")
     return folder
 
 
 @pytest.fixture(scope="module")
 def saved(runs, tmp_path_factory):
-    """The same two as Hugging Face directories."""
+    """The same as Hugging Face directories."""
     folder = tmp_path_factory.mktemp("saved")
     for family in MODELS:
         lmjax.load(runs / family).save_hf(folder / family)
@@ -80,7 +82,7 @@ def test_outputs_and_their_shapes(runs, family, names):
     )
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_on_either_side_changes_nothing(runs, family, side):
     lm = lmjax.load(runs / family)
@@ -160,7 +162,48 @@ def test_there_and_back(runs, saved, family):
     lm, back = lmjax.load(runs / family), lmjax.load(saved / family)
     assert (back.config, back.tokenizer.fingerprint != "") == (lm.config, True)
     same_outputs(lm, back)
-    assert not any("decoder" in name or "lm_head" in name for name in load_file(saved / family / "model.safetensors"))
+    assert not any(
+        "cls.predictions.decoder" in name or "lm_head" in name
+        for name in load_file(saved / family / "model.safetensors")
+    )
+
+
+def test_a_transformer_reads_pairs_and_translates(runs, saved):
+    lm, texts = lmjax.load(runs / "marian"), SENTENCES[:2]
+    features = lm.encode([(texts[0], texts[1]), (texts[1], "The")], multiple_of=8)
+    source, target = (lm.tokenizer.encode(text) for text in texts)
+    assert features["encoder_tokens"][0, : len(source) + 1].tolist() == [*source, 3]
+    assert features["tokens"][0, : len(target) + 1].tolist() == [0, *target]
+    assert features["attention_mask"].sum(1).tolist() == [len(target) + 1, len(lm.tokenizer.encode("The")) + 1]
+    outputs = lm(**features)
+    assert set(outputs) == {"hidden", "encoder_hidden", "logits"}
+    alone = lm(
+        **{k: v[:1, : 24 if k.startswith("enc") else 16] for k, v in lm.encode([(texts[0], texts[1])], 8).items()}
+    )
+    np.testing.assert_allclose(outputs["logits"][0, :16], alone["logits"][0], atol=1e-4)
+    found = lm.translate(texts, Beam(max_extra=4))
+    assert found == lmjax.load(saved / "marian").translate(texts, Beam(max_extra=4))
+    assert lm.translate(texts[0], Beam(max_extra=4)) == found[:1]
+    with pytest.raises(UserError, match="encoder_tokens are missing"):
+        lm(tokens=[[0]])
+    with pytest.raises(UserError, match="translates and does not continue"):
+        lm.generate("The")
+    with pytest.raises(UserError, match="no encoder"):
+        lmjax.load(runs / "gpt2").translate("The dog")
+
+
+def test_an_average_is_the_mean_of_the_last_checkpoints(runs, saved):
+    """Of steps 1 and 2, whose parameters are p and 1.5 p."""
+    average, first = lmjax.load(runs / "gpt2", average=2), lmjax.load(runs / "gpt2" / "checkpoints" / "1")
+    for a, b in zip(jax.tree.leaves(average.params), jax.tree.leaves(first.params), strict=True):
+        np.testing.assert_allclose(a, 1.25 * b, rtol=1e-6)
+    for path, count, complaint in (
+        (runs, 3, "holds 2 checkpoints, not 3"),
+        (runs, 0, "not 0"),
+        (saved, 2, "one model"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            lmjax.load(path / "gpt2", average=count)
 
 
 def without_prefix(prefix, heads):
