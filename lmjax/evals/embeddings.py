@@ -42,7 +42,8 @@ def embed(
         "cls" a vector a text, at [CLS]; "mean" a vector a text, the mean over its words' tokens.
 
     Raises:
-      UserError: a model that translates, a layer that the model lacks, "cls" from a model without [CLS], or a text without words.
+      UserError: a model that translates, a layer that the model lacks, "cls" from a model without
+        [CLS], or a text without words.
     """
     if lm.translates:
         raise UserError("embed: this model translates; vectors are taken of models that read one text")

@@ -206,7 +206,7 @@ def test_tfds_without_data_answers_at_once(tmp_path):
 
 def test_parallel_text_pairs_the_lines(tmp_path):
     (tmp_path / "a.en").write_text("one\n\n two \nthree\n")
-    (tmp_path / "a.de.gz").write_bytes(gzip.compress("eins\r\nleer\r\nzwei\r\n  \r\n".encode()))
+    (tmp_path / "a.de.gz").write_bytes(gzip.compress(b"eins\r\nleer\r\nzwei\r\n  \r\n"))
     source = ParallelText(str(tmp_path / "a.en"), str(tmp_path / "a.de.gz"))
     assert list(texts(source)) == [("a.en:1", "a.en:1", "one\neins"), ("a.en:3", "a.en:3", "two\nzwei")]
     before = fingerprint(source)

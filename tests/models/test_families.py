@@ -280,7 +280,7 @@ def test_rows_that_pad_the_vocabulary_learn_nothing(family):
 
 @each_family
 def test_what_cannot_be_built_is_one_line(family):
-    cfg = tiny(family)
+    cfg = tiny(family, position_embedding="learned")
     check(cfg, 16)
     with pytest.raises(UserError, match="length 17 exceeds the position table"):
         check(cfg, 17)
