@@ -193,7 +193,8 @@ class LanguageModel:
         with built_aside(path) as building:
             write_model(Model(self.config, self.heads, self.params), building)
             if self.vocabulary is not None:
-                write_tokenizer(self.vocabulary, building, self.config.max_position_embeddings, framed=not self.causal)
+                longest, framed = self.config.max_position_embeddings, not self.causal
+                write_tokenizer(self.vocabulary, building, longest, framed, closed=self.translates)
             if path.exists():
                 path.rmdir()
 

@@ -375,6 +375,8 @@ def test_transformers_loads_what_is_saved(runs, saved, tmp_path, run_peer):
     vocabulary = tiny_tokenizer("sentencepiece")  # the table has rows to spare
     dataclasses.replace(lm, vocabulary=vocabulary).save_hf(tmp_path / "bert")
     folders = [saved / "bert", saved / "gpt2", tmp_path / "bert"]
+    closed = json.loads((saved / "marian" / "tokenizer.json").read_text())["post_processor"]["single"]
+    assert [*closed[0], *closed[1]] == ["Sequence", "SpecialToken"]
     found = run_peer(PEER, {"texts": np.array(TEXTS)}, *map(str, folders))
     for i, folder in enumerate(folders):
         lm = lmjax.load(folder)
