@@ -52,11 +52,11 @@ def config() -> RunConfig:
                 )
             ),
         ),
-        stages=(Stage(until_step=1000, batch_size=16, length=128),),
+        stages=(Stage(until_step=500, batch_size=16, length=128),),
         optim=OptimConfig(
             peak_lr=3e-3, b2=0.98, eps=1e-9, weight_decay=0.0, clip_norm=0.0, decay="inverse_sqrt", warmup=200
         ),
-        evaluation=EvalConfig(every=250, rows=0),
-        checkpoint=CheckpointConfig(every=250, keep=4),
+        evaluation=EvalConfig(every=125, rows=0),
+        checkpoint=CheckpointConfig(every=125, keep=4),
         log=LogConfig(every=10),
     )
