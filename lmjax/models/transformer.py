@@ -188,7 +188,7 @@ class Transformer(nn.Module):
         outputs |= {"hidden": x_BLD, **(layer_outputs(collected, first_BLD) if collect else {})}
         bias_V = None
         if "output_bias" in self.heads:
-            bias_V = Embedding(cfg.padded_vocab_size, 1, nn.initializers.zeros, name="output_bias").embedding[:, 0]
+            bias_V = self.param("output_bias", nn.initializers.zeros, (cfg.padded_vocab_size,), jnp.float32)
         if "seq2seq" in self.heads:
             outputs["logits"] = VocabLogits(x_BLD, words.embedding, bias_V, cfg.vocab_size)
         if cache is not None:
@@ -218,7 +218,7 @@ SHARDING = (
     (rf"{_LAYERS}/((cross_)?attention/out|mlp/down)/bias", P()),
     (rf"{_LAYERS}/((cross_)?attention|mlp)_norm/(scale|bias)", P()),
     (r"(encoder|decoder)/final_norm/(scale|bias)", P()),
-    (r"output_bias/embedding", P("tensor", None)),
+    (r"output_bias", P("tensor")),
 )
 
 
@@ -226,7 +226,7 @@ def weights(cfg: TransformerConfig) -> list[Weight]:
     """Names as in `MarianMTModel`."""
     rows = [
         Weight("model.shared.weight", ("word_embeddings/embedding",), "table", vocabulary=True),
-        Weight("final_logits_bias", ("output_bias/embedding",), "row", vocabulary=True),
+        Weight("final_logits_bias", ("output_bias",), "row", vocabulary=True),
     ]
     attentions = {"encoder": {"self_attn": "attention"}}
     attentions["decoder"] = attentions["encoder"] | {"encoder_attn": "cross_attention"}

@@ -121,7 +121,7 @@ def _without_bias(model: Model) -> Model:
     """transformers writes Marian's output bias, always, and never trains it."""
     if "output_bias" not in model.heads:
         return model
-    assert not np.any(model.params["output_bias"]["embedding"])
+    assert not np.any(model.params["output_bias"])
     heads = tuple(head for head in model.heads if head != "output_bias")
     return model._replace(heads=heads, params={k: v for k, v in model.params.items() if k != "output_bias"})
 
