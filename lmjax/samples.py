@@ -82,5 +82,5 @@ def translations(lm: LanguageModel, store: Store) -> dict[str, Any]:
     ]
     return {
         "title": "Held-out sentences translated (the source; the model's translation; the reference)",
-        "rows": [list(row) for row in zip(sides[0], lm.translate(sides[0]), sides[1], strict=True)],
+        "rows": [list(row) for row in zip(sides[0], lm.translate(sides[0], batch_size=COUNT), sides[1], strict=True)],
     }

@@ -5,6 +5,11 @@ Command:   python run_pretrain.py configs/tiny/transformer.py
                --input test_2016_flickr.en.gz --reference test_2016_flickr.de.gz
 Data:      multi30k/{train,val}.{en,de}.gz under $LMJAX_DATA (../shared/data where that is not set);
            https://github.com/multi30k/dataset, task1/raw.
+Hardware:  one core of an AMD EPYC (family 25), jax 0.10.2
+Time:      5 minutes of training
+Result:    held-out loss 2.755 (unigram 5.800), accuracy 0.486 (unigram 0.054); BLEU 23.3 on the test set of 2016
+           (nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0). With `--stages.0.until-step 1000`, 11 minutes:
+           2.236, 0.557 and 30.2 (greedy 29.6).
 """
 
 import os
