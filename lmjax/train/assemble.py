@@ -169,7 +169,7 @@ def open_data(cfg: "RunConfig", program: Program) -> Data:
 
     def token_counts() -> np.ndarray:
         predicted = [task.instances(last.length).predicted(s.split("train")) for s in stores]
-        return sum(np.bincount(tokens, minlength=tokenizer.vocab_size) for tokens in predicted)
+        return np.sum([np.bincount(tokens, minlength=tokenizer.vocab_size) for tokens in predicted], axis=0)
 
     def train(first: int, end: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         return batches(streams, program.schedule, cfg.seed, first, end, *share)
