@@ -69,7 +69,7 @@ def test_neighbours_and_padding_change_nothing():
         (alone,) = translate(CFG, PARAMS, [source], Beam(max_extra=4), batch_size=2)
         assert alone.tokens == found.tokens
         assert alone.score == pytest.approx(found.score, rel=1e-5)
-    assert len({tuple(found.tokens) for found in together}) == len(SOURCES)
+    assert len({round(found.score, 3) for found in together}) == len(SOURCES)  # the sources tell
 
 
 @pytest.mark.parametrize("bad", [{"beams": 0}, {"max_extra": 0}])

@@ -78,7 +78,7 @@ def test_first_fit_takes_the_first_row_with_room(monkeypatch):
     lengths = np.array([[6, 3], [5, 5], [4, 6], [3, 3], [1, 2], [2, 2]])
     assert first_fit(lengths, 10).tolist() == [[0, 2, -1], [1, 3, 4], [5, -1, -1]]
     monkeypatch.setattr(packing, "OPEN_ROWS", 1)  # the fullest is closed, and never opened again
-    assert first_fit(lengths, 10).tolist() == [[0, -1, -1], [1, -1, -1], [2, 3, 4], [5, -1, -1]]
+    assert first_fit(lengths, 10).tolist() == [[0, -1], [1, -1], [2, 3], [4, 5]]
 
 
 def test_long_pairs_are_left_out_and_counted(capsys):
