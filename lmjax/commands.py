@@ -4,6 +4,7 @@ Heavy imports stand inside the functions, so that help and complaints come at on
 """
 
 import functools
+import gzip
 import sys
 import warnings
 from collections.abc import Callable
@@ -104,7 +105,7 @@ def embed(
     """
     if Path(out).suffix not in (".npy", ".h5"):
         raise UserError(f"--out {out}: vectors are written to .npy or .h5")
-    texts = [*text, *(_lines(file) if file else [])]
+    texts = [*text, *(line for line in (_lines(file) if file else []) if line.strip())]
     if not texts:
         raise UserError("no text: give --text or --file")
     from lmjax.evals import embeddings
@@ -145,6 +146,60 @@ def generate(
         print(start + new, end="\n\n" if len(prompts) > 1 else "\n")
 
 
+def translate(
+    model: Model,
+    input: str = "-",
+    reference: str = "",
+    out: str = "",
+    average: int = 1,
+    beams: int = 4,
+    length_penalty: Literal["gnmt", "power"] = "gnmt",
+    alpha: float = 0.6,
+    early_stopping: Literal["first_finished", "heuristic", "never"] = "heuristic",
+    batch_size: int = 32,
+) -> None:
+    """Translate lines of text; with a reference, also score the translations.
+
+    Args:
+        model: A run, RUN/best, a checkpoint or a Hugging Face directory.
+        input: A file with a text on each line, plain or .gz; - is the standard input.
+        reference: A file of as many reference translations: prints sacreBLEU's figure with its signature.
+        out: Write the translations to this file instead of the screen.
+        average: Take the mean of so many of a run's last checkpoints.
+        beams: Translations that are pursued at once; 1 is greedy.
+        length_penalty: gnmt: log p / ((5 + n) / 6)^alpha. power: log p / n^alpha.
+        alpha: The power of the length penalty.
+        early_stopping: When a text with enough finished translations is done, see lmjax.beam.Beam.
+        batch_size: Texts at once.
+    """
+    texts = sys.stdin.read().splitlines() if input == "-" else _lines(input)
+    references = _lines(reference) if reference else texts
+    if not texts or len(references) != len(texts):
+        raise UserError(f"{len(texts)} lines to translate and {len(references)} references; give one for each")
+    from lmjax.beam import Beam
+    from lmjax.interop import load
+
+    beam = Beam(beams, length_penalty, alpha, early_stopping)
+    found = load(model, average).translate(texts, beam, batch_size)
+    if out:
+        Path(out).write_text("".join(f"{line}\n" for line in found), encoding="utf-8")
+    else:
+        print("\n".join(found))
+    if reference:
+        print(_bleu(found, references))
+
+
+def _bleu(found: list[str], references: list[str]) -> str:
+    """sacreBLEU's figure and signature (Post 2018)."""
+    try:
+        from sacrebleu.metrics.bleu import BLEU
+    except ImportError:
+        raise UserError("sacrebleu is not installed, and --reference needs it: pip install lmjax[eval]") from None
+    bleu = BLEU()
+    score = bleu.corpus_score(found, [references])
+    return f"{score}\n{bleu.get_signature()}"
+
+
 def convert(model: Model, out: Annotated[str, tyro.conf.Positional]) -> None:
     """Write a model as a Hugging Face directory.
 
@@ -173,8 +228,9 @@ def verify(model: Model) -> None:
 
 def _lines(file: str) -> list[str]:
     try:
-        return [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        with gzip.open(file, "rt", encoding="utf-8") if file.endswith(".gz") else open(file, encoding="utf-8") as lines:
+            return [line.rstrip("\n") for line in lines]
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is no readable UTF-8 text: {error}") from None
 
 
@@ -183,6 +239,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "fill-mask": fill_mask,
     "embed": embed,
     "generate": generate,
+    "translate": translate,
     "convert": convert,
     "verify": verify,
 }

@@ -58,6 +58,8 @@ def generate(
     """
     if "cache" not in architecture_of(cfg).inputs:
         raise UserError(f"{type(cfg).__name__}: this model predicts masked tokens and cannot generate; use fill-mask")
+    if "encoder_tokens" in architecture_of(cfg).inputs:
+        raise UserError(f"{type(cfg).__name__}: this model translates and does not continue texts; use translate")
     if not prompts or not all(prompts):
         raise UserError("a prompt is empty; give at least one token to continue")
     lengths = np.array([len(p) for p in prompts])

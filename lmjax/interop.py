@@ -13,9 +13,11 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from lmjax.beam import Beam, translate
 from lmjax.config import from_stored
 from lmjax.data.huggingface import VOCABULARIES, write_tokenizer
 from lmjax.data.store import built_aside
@@ -26,14 +28,15 @@ from lmjax.models import architecture_of
 from lmjax.models.architecture import Architecture, ModelConfig, abstract_params, check, num_params
 from lmjax.models.huggingface import Model, read_json, read_model, write_model
 from lmjax.tasks import TaskConfig, make_task
-from lmjax.train.checkpoint import find, read_config, restore_params
+from lmjax.train.checkpoint import find, last_checkpoints, read_config, restore_params
 from lmjax.types import Array, Params
 
 
-def load(path: str | os.PathLike[str]) -> "LanguageModel":
+def load(path: str | os.PathLike[str], average: int = 1) -> "LanguageModel":
     """The model of a run (its newest checkpoint), of RUN/best, of one checkpoint, or of a Hugging Face directory.
 
-    Only JSON, arrays and safetensors are read: nothing in the directory is executed or unpickled.
+    `average`: of a run, the mean of the parameters of so many of its last checkpoints (Vaswani et al. 2017, section
+    6.1). Only JSON, arrays and safetensors are read: nothing in the directory is executed or unpickled.
 
     Raises:
       UserError: nothing there, or something damaged or unknown, named.
@@ -44,7 +47,11 @@ def load(path: str | os.PathLike[str]) -> "LanguageModel":
         raise UserError(f"no directory {path}; {mend}")
     config = path / "config.json"
     is_ours = not config.exists() or "schema_version" in read_json(config)
-    model, folders = _read_run(path) if is_ours else (read_model(path), [path])
+    if average != 1 and not is_ours:
+        raise UserError(
+            f"{path}: average={average} takes checkpoints of a run; a Hugging Face directory holds one model"
+        )
+    model, folders = _read_run(path, average) if is_ours else (read_model(path), [path])
     tokenizer = next((load_tokenizer(f) for f in folders if any(any(f.glob(v)) for v in VOCABULARIES)), None)
     if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
         sizes = f"{tokenizer.vocab_size} entries, the model {model.config.vocab_size}"
@@ -52,9 +59,10 @@ def load(path: str | os.PathLike[str]) -> "LanguageModel":
     return LanguageModel(*model, tokenizer)
 
 
-def _read_run(path: epath.Path) -> tuple[Model, list[epath.Path]]:
+def _read_run(path: epath.Path, average: int) -> tuple[Model, list[epath.Path]]:
     """The model, and where its tokenizer may lie."""
-    directory = find(path)
+    directories = [find(path)] if average == 1 else last_checkpoints(path, average)
+    directory = directories[-1]
     stored = read_config(directory)
 
     def part(declared: Any, name: str) -> Any:
@@ -64,7 +72,11 @@ def _read_run(path: epath.Path) -> tuple[Model, list[epath.Path]]:
     # Trained with whatever kernel and memory plan; here the ones that run anywhere.
     cfg = dataclasses.replace(part(ModelConfig, "model"), attention="xla", remat="none")
     heads = make_task(part(TaskConfig, "task")).heads
-    params = restore_params(directory, abstract_params(architecture_of(cfg), cfg, heads))
+    abstract = abstract_params(architecture_of(cfg), cfg, heads)
+    params = restore_params(directory, abstract)
+    for other in directories[:-1]:
+        params = jax.tree.map(jnp.add, params, restore_params(other, abstract))
+    params = jax.tree.map(lambda x: x / len(directories), params) if len(directories) > 1 else params
     return Model(cfg, heads, params), [directory / "tokenizer", directory.parent.parent / "tokenizer"]
 
 
@@ -92,6 +104,11 @@ class LanguageModel:
         return "cache" in self._architecture.inputs
 
     @property
+    def translates(self) -> bool:
+        """Whether an encoder reads a text of its own."""
+        return "encoder_tokens" in self._architecture.inputs
+
+    @property
     def num_params(self) -> int:
         """Parameters, without the rows that pad the vocabulary."""
         return num_params(self._architecture, self.config, self.heads)
@@ -101,7 +118,8 @@ class LanguageModel:
 
         Args:
           features: of these, what the model knows: tokens [B, L], attention_mask [B, L] (1 real, 0 padding),
-            token_type_ids, segment_ids, positions [B, L], mlm_positions [B, M] (logits there only). All integers.
+            token_type_ids, segment_ids, positions [B, L], mlm_positions [B, M] (logits there only), encoder_tokens,
+            encoder_segment_ids (0 padding), encoder_positions [B, S]. All integers.
           collect: "hidden_states" [N+1, B, L, D] and "attentions" float32 [N, B, H, L, L], where they are wanted.
 
         Returns:
@@ -116,12 +134,15 @@ class LanguageModel:
     def encode(self, texts: str | Sequence[str | tuple[str, str]], multiple_of: int = 1) -> dict[str, Any]:
         """Text as features, int32 [B, L] each: `lm(**lm.encode(texts))`. A pair of texts is BERT's sentences A and B.
 
-        BERT's rows are [CLS] A [SEP] B [SEP]; GPT's have no special tokens. Rows are padded on the right to the
-        longest, rounded up to `multiple_of`. Rows that outgrow the position table are cut, with a warning.
+        BERT's rows are [CLS] A [SEP] B [SEP]; GPT's have no special tokens; an encoder's are A </s>, with B (if
+        there is one) after the start token for the decoder. Rows are padded on the right to the longest, rounded up to
+        `multiple_of`. Rows that outgrow the position table are cut, with a warning (an encoder's are not).
         """
         split = [(t,) if isinstance(t, str) else t for t in ([texts] if isinstance(texts, str) else texts)]
         if not split:
             raise UserError("there is no text to encode")
+        if self.translates:
+            return self._encode_pairs(split, multiple_of)
         ids = iter(self.tokenizer.encode_batch([text for row in split for text in row]))
         begin, end = self._frame()
         rows, too_long = [], 0
@@ -136,6 +157,21 @@ class LanguageModel:
             limit = self.config.max_position_embeddings
             warnings.warn(f"{too_long} of {len(rows)} texts were cut to the model's {limit} positions", stacklevel=2)
         return self._padded(rows, multiple_of)
+
+    def _encode_pairs(self, texts: Sequence[tuple[str, ...]], multiple_of: int) -> dict[str, np.ndarray]:
+        start, end = self.config.decoder_start_token_id, self.config.eos_token_id  # type: ignore[attr-defined]
+        sources = [[*ids, end] for ids in self.tokenizer.encode_batch([row[0] for row in texts])]
+        targets = [[start, *ids] for ids in self.tokenizer.encode_batch([" ".join(row[1:]) for row in texts])]
+        read, mask = _rectangle(sources, multiple_of, start)
+        tokens, real = _rectangle(targets, multiple_of, start)
+        return {"tokens": tokens, "attention_mask": real, "encoder_tokens": read, "encoder_segment_ids": mask}
+
+    def translate(self, texts: str | Sequence[str], beam: Beam | None = None, batch_size: int = 32) -> list[str]:
+        """The best translation of each text by beam search. Raises UserError for a model without an encoder."""
+        rows = self.tokenizer.encode_batch([texts] if isinstance(texts, str) else texts)
+        end = [self.tokenizer.eos_id] if self.tokenizer.eos_id is not None else []
+        found = translate(self.config, self.params, [[*ids, *end] for ids in rows], beam or Beam(), batch_size)
+        return [self.tokenizer.decode(one.tokens).strip() for one in found]
 
     def generate(self, prompts: str | Sequence[str], sampling: Sampling | None = None, seed: int = 0) -> list[str]:
         """A continuation of each prompt, without it. An empty prompt stands for the beginning of a document."""
@@ -157,7 +193,8 @@ class LanguageModel:
         with built_aside(path) as building:
             write_model(Model(self.config, self.heads, self.params), building)
             if self.vocabulary is not None:
-                write_tokenizer(self.vocabulary, building, self.config.max_position_embeddings, framed=not self.causal)
+                longest, framed = self.config.max_position_embeddings, not self.causal
+                write_tokenizer(self.vocabulary, building, longest, framed, closed=self.translates)
             if path.exists():
                 path.rmdir()
 
@@ -178,12 +215,9 @@ class LanguageModel:
         return [cls], [sep]
 
     def _padded(self, rows: list[tuple[list[int], list[int]]], multiple_of: int) -> dict[str, np.ndarray]:
-        width = max(1, *(len(a) + len(b) for a, b in rows))
-        shape = len(rows), -(-width // multiple_of) * multiple_of
-        tokens, mask, types = np.full(shape, self.tokenizer.pad_id or 0, np.int32), *np.zeros((2, *shape), np.int32)
+        tokens, mask = _rectangle([a + b for a, b in rows], multiple_of, self.tokenizer.pad_id or 0)
+        types = np.zeros_like(tokens)
         for i, (a, b) in enumerate(rows):
-            tokens[i, : len(a) + len(b)] = a + b
-            mask[i, : len(a) + len(b)] = 1
             types[i, len(a) : len(a) + len(b)] = 1
         features = {"tokens": tokens, "attention_mask": mask, "token_type_ids": types}
         return {name: value for name, value in features.items() if name in self._known()}
@@ -193,10 +227,11 @@ class LanguageModel:
         known = self._known()
         if unknown := sorted(set(features) - known):
             raise UserError(f"this model knows no '{unknown[0]}'{did_you_mean(unknown[0], known)}")
-        if "tokens" not in features:
-            raise UserError("tokens are missing")
+        for name in ("tokens", "encoder_tokens"):
+            if name in known and name not in features:
+                raise UserError(f"{name} are missing")
         inputs = dict(_checked(features, self.config))
-        check(self.config, inputs["tokens"].shape[1])
+        check(self.config, max(inputs[name].shape[1] for name in ("tokens", "encoder_tokens") if name in inputs))
         if "attention_mask" in inputs:
             if "segment_ids" in inputs:
                 raise UserError("give attention_mask or segment_ids, not both")
@@ -206,13 +241,25 @@ class LanguageModel:
         return inputs
 
 
+def _rectangle(rows: Sequence[Sequence[int]], multiple_of: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of ids padded on the right, and 1 where they are real, int32 [B, L] each."""
+    width = -(-max(1, *map(len, rows)) // multiple_of) * multiple_of
+    tokens = np.array([[*row, *[pad] * (width - len(row))] for row in rows], np.int32)
+    return tokens, (np.arange(width) < np.array([[len(row)] for row in rows])).astype(np.int32)
+
+
 def _checked(features: Mapping[str, Any], cfg: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
-    limits = {"tokens": cfg.vocab_size, "token_type_ids": getattr(cfg, "type_vocab_size", 0), "attention_mask": 2}
-    shape = np.shape(features["tokens"])
+    limits = {
+        "tokens": cfg.vocab_size,
+        "encoder_tokens": cfg.vocab_size,
+        "token_type_ids": getattr(cfg, "type_vocab_size", 0),
+        "attention_mask": 2,
+    }
     for name, value in features.items():
-        array = np.asarray(value)
-        if array.dtype.kind not in "iub" or array.ndim != 2 or (array.shape != shape and name != "mlm_positions"):
-            raise UserError(f"{name} must be integers [batch, length] like tokens; found {array.dtype} {array.shape}")
+        array, like = np.asarray(value), "encoder_tokens" if name.startswith("encoder_") else "tokens"
+        fits = array.shape == np.shape(features[like]) or name == "mlm_positions"
+        if array.dtype.kind not in "iub" or array.ndim != 2 or not fits:
+            raise UserError(f"{name} must be integers [batch, length] like {like}; found {array.dtype} {array.shape}")
         if name in limits and array.size and (array.min() < 0 or array.max() >= limits[name]):
             raise UserError(f"{name} holds {array.min()} to {array.max()}; possible is 0 to {limits[name] - 1}")
         yield name, array.astype(np.int32)

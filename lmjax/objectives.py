@@ -7,6 +7,7 @@ accumulation, uneven masks, padded rows nor the mesh's shape can change the obje
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -83,3 +84,26 @@ def mlm(next_sentence: bool) -> Objective:
         {"mlm": 1.0, "nsp": 1.0},
         ("loss_weights", "example_weights"),
     )
+
+
+def smoothed_terms(outputs: Outputs, batch: Batch, smoothing: float) -> dict[str, Mean]:
+    """Label-smoothed cross-entropy "seq2seq_smoothed" (Szegedy et al. 2016, section 7), and as in `token_terms` the
+    plain one, "seq2seq", with its accuracy.
+
+    As tensor2tensor has it: the target gets 1 - smoothing, and each of the V - 1 others smoothing / (V - 1).
+    """
+    logits, weights = outputs["logits"], batch["loss_weights"]
+    found = logits.statistics(batch["targets"])
+    others = found.sum_logits - logits.vocab_size * found.log_normalizer - found.target_log_probability
+    smoothed = -(1 - smoothing) * found.target_log_probability - smoothing / (logits.vocab_size - 1) * others
+    return {
+        "seq2seq_smoothed": Mean.of(smoothed, weights),
+        "seq2seq": Mean.of(jax.lax.stop_gradient(-found.target_log_probability), weights),
+        "seq2seq_accuracy": Mean.of(jax.lax.stop_gradient(found.target_is_largest), weights),
+    }
+
+
+def seq2seq(smoothing: float) -> Objective:
+    """Translation: the label-smoothed loss is optimised (Vaswani et al. 2017, section 5.4), the plain one reported."""
+    terms = partial(smoothed_terms, smoothing=smoothing)
+    return Objective(terms, {"seq2seq_smoothed": 1.0}, ("loss_weights",))

@@ -1,7 +1,7 @@
 """One mesh for every run: axes `data`, `fsdp` and `tensor`, with the batch cut over the first two.
 
 Parameters are placed by rules that stand beside each model: pairs of a path regex and a PartitionSpec. A rule names the
-axes of one layer; a leaf under `layers/` carries a leading layer axis, which is never cut.
+axes of one layer; a leaf under `layers` carries a leading layer axis, which is never cut.
 """
 
 import math
@@ -79,7 +79,12 @@ def spec_for(rules: Rules, path: str) -> P:
     found = [spec for regex, spec in rules if re.fullmatch(regex, path)]
     if len(found) != 1:
         raise UserError(f"parameter {path} matches {len(found)} sharding rules; it must match exactly one")
-    return P(None, *found[0]) if path.startswith("layers/") else found[0]
+    return P(None, *found[0]) if is_stacked(path) else found[0]
+
+
+def is_stacked(path: str) -> bool:
+    """Whether a parameter holds all layers of a stack, along its first axis: it stands under `layers`."""
+    return "layers" in path.split("/")
 
 
 def shardings(rules: Rules, params: Any, mesh: Mesh) -> Any:

@@ -1,5 +1,5 @@
-"""Held-out text as a trained model sees it: masked words filled in, or sentences continued. For the screen and the
-report."""
+"""Held-out text as a trained model sees it: masked words filled in, sentences continued or translated. For the screen
+and the report."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,12 @@ NEW = 32  # tokens of a continuation
 def write_samples(cfg: "RunConfig") -> list[dict[str, Any]]:
     """Writes RUN/samples.json, `[{"title", "rows"}]`, each row a list of cells, and returns it."""
     lm = load(cfg.directory)
-    sentences = heldout_sentences(Store.open(cfg.data[0].data.store), COUNT)
-    found = [continuations(lm, sentences) if lm.causal else filled_masks(lm, sentences)]
+    store = Store.open(cfg.data[0].data.store)
+    if lm.translates:
+        found = [translations(lm, store)]
+    else:
+        sentences = heldout_sentences(store, COUNT)
+        found = [continuations(lm, sentences) if lm.causal else filled_masks(lm, sentences)]
     write_atomically(epath.Path(cfg.directory) / "samples.json", json.dumps(found, indent=1))
     return found
 
@@ -65,4 +69,18 @@ def continuations(lm: LanguageModel, sentences: list[list[int]]) -> dict[str, An
     return {
         "title": "Held-out sentences continued (the beginning; the model's continuation)",
         "rows": [list(row) for row in zip(prompts, lm.generate(prompts, sampling), strict=True)],
+    }
+
+
+def translations(lm: LanguageModel, store: Store) -> dict[str, Any]:
+    """Held-out sources, evenly spread: what the model makes of each, and its reference."""
+    split = store.split("heldout")
+    starts, documents = np.asarray(split.sentence_starts[:]), np.asarray(split.document_starts[:-1])
+    chosen = documents[np.linspace(0, len(documents) - 1, min(COUNT, len(documents))).astype(int)]
+    sides = [
+        [lm.tokenizer.decode(split.tokens[starts[i + k] : starts[i + k + 1]]).strip() for i in chosen] for k in (0, 1)
+    ]
+    return {
+        "title": "Held-out sentences translated (the source; the model's translation; the reference)",
+        "rows": [list(row) for row in zip(sides[0], lm.translate(sides[0], batch_size=COUNT), sides[1], strict=True)],
     }

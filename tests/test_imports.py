@@ -18,7 +18,7 @@ RANKS = {
     **dict.fromkeys(["ops"], 3),
     **dict.fromkeys(["data", "models", "objectives"], 4),
     "tasks": 5,
-    **dict.fromkeys(["train", "generate"], 6),
+    **dict.fromkeys(["train", "generate", "beam"], 6),
     **dict.fromkeys(["interop", "rlhf"], 7),
     **dict.fromkeys(["evals", "scaling", "report", "samples", "verify", "run"], 8),
     **dict.fromkeys(["commands", "pretraining"], 9),

@@ -1,5 +1,7 @@
 """The verbs, as a user types them: what they print, what they write, how they fail."""
 
+import gzip
+import io
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 
 from lmjax import commands
 from lmjax.errors import UserError
-from tests.tiny_runs import bert_run, gpt_run
+from tests.tiny_runs import SENTENCES, bert_run, gpt_run, transformer_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,6 +22,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     bert_run(folder / "bert")
     gpt_run(folder / "gpt2")
+    transformer_run(folder / "marian")
     return folder
 
 
@@ -99,6 +102,20 @@ def test_verify(runs, verb, monkeypatch):
     assert any(line.startswith("sha256") for line in lines)
 
 
+def test_translate(runs, verb, tmp_path, monkeypatch):
+    """A translation scored against itself has BLEU 100; the signature says by what rules."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(SENTENCES[:2])))
+    printed = verb("translate", runs / "marian", "--beams", 2)
+    assert len(printed) == 2
+    texts, made = tmp_path / "texts.gz", tmp_path / "made"
+    texts.write_bytes(gzip.compress("\n".join(SENTENCES[:2]).encode()))
+    assert verb("translate", runs / "marian", "--input", texts, "--beams", 2, "--out", made) == []
+    assert made.read_text().splitlines() == printed
+    *_, score, signature = verb("translate", runs / "marian", "--input", texts, "--beams", 2, "--reference", made)
+    assert score.startswith("BLEU = 100.00")
+    assert signature.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+
+
 def test_help_lists_the_verbs(verb):
     assert {line.split()[0] for line in verb()[2:]} == set(commands.VERBS)
 
@@ -118,6 +135,7 @@ def test_prepare_reads_a_config(tmp_path):
         (["embed", "RUN", "--file", "none", "--out", "v.npy"], "none is no readable UTF-8 text"),
         (["embed", "RUN", "--text", "dog", "--out", "v.csv"], r"\.npy or \.h5"),
         (["generate", "RUN", "--top-p", "2"], "top_p <= 1"),
+        (["translate", "RUN", "--input", "none"], "none is no readable UTF-8 text"),
     ],
 )
 def test_complaints_are_one_line(arguments, complaint, monkeypatch, tmp_path):

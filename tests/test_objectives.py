@@ -42,6 +42,20 @@ def test_token_terms():
     np.testing.assert_allclose(terms["clm_accuracy"].value(), (weights * right).sum() / weights.sum(), rtol=1e-6)
 
 
+def test_label_smoothing_is_spread_over_the_other_words():
+    outputs, batch, log_p, _ = _case()
+    terms = objectives.seq2seq(0.3).terms(outputs, batch)
+    wanted = np.where(np.arange(VOCAB) == batch["targets"][..., None], 0.7, 0.3 / (VOCAB - 1))
+    weights = batch["loss_weights"]
+    expected = -(weights * (wanted * log_p).sum(-1)).sum() / weights.sum()
+    np.testing.assert_allclose(terms["seq2seq_smoothed"].value(), expected, rtol=1e-6)
+    plain = objectives.token_terms("seq2seq")(outputs, batch)
+    assert {name: float(mean.value()) for name, mean in plain.items()} == {
+        name: pytest.approx(float(terms[name].value())) for name in plain
+    }
+    assert objectives.seq2seq(0.3).coefficients == {"seq2seq_smoothed": 1.0}
+
+
 def test_next_sentence_terms():
     outputs, batch, _, log_p = _case()
     terms = objectives.next_sentence_terms(outputs, batch)

@@ -14,16 +14,20 @@ from lmjax.train.loop import train
 from tests.end_to_end import tiny
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2"])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "transformer"])
 def test_a_run_shows_five_held_out_sentences(name: str, tmp_path: Path) -> None:
     for seed in (0, 1):
         tiny.write_text(tmp_path, seed)
-    cfg = replace(tiny.config(name, tmp_path), stages=(Stage(until_step=1, batch_size=8, length=32),), skips=())
+    cfg = replace(
+        tiny.config(name, tmp_path),
+        stages=(Stage(until_step=1, batch_size=8, length=64 if name == "transformer" else 32),),
+        skips=(),
+    )
     prepare_data(cfg)
     train(cfg)
     (sample,) = write_samples(cfg)
     assert len(sample["rows"]) == 5
-    text = (tmp_path / "text0.txt").read_text() + (tmp_path / "text1.txt").read_text()
+    text = "".join((tmp_path / name).read_text() for name in ("text0.txt", "text1.txt", "target0.txt"))
     for beginning, *rest in sample["rows"]:
         if name == "bert":
             word, guesses = rest
@@ -31,6 +35,9 @@ def test_a_run_shows_five_held_out_sentences(name: str, tmp_path: Path) -> None:
             assert guesses.count("%") == 3
             whole = beginning.replace("[MASK]", word.removeprefix("##")).replace(" ", "")
             assert whole in text.replace(" ", "")
+        elif name == "transformer":
+            assert beginning in text
+            assert rest[1] in text
         else:
             assert beginning.strip() in text
             assert rest[0]

@@ -15,12 +15,14 @@ from lmjax.models.architecture import ModelConfig
 from lmjax.models.bert import BertConfig
 from lmjax.models.gpt import GptConfig
 from lmjax.models.gpt1 import Gpt1Config
+from lmjax.models.transformer import TransformerConfig
 from lmjax.run import RunConfig
 from lmjax.tasks import make_task
 from lmjax.tasks.pretraining import ClmConfig, MlmConfig
+from lmjax.tasks.translation import TranslationConfig
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.types import TrainState
-from tests.models.tiny import noisy
+from tests.models.tiny import CONVERTIBLE, noisy
 
 SENTENCES = [
     "The dog barked at the old postman, and the postman ran away.",
@@ -57,6 +59,13 @@ def gpt1_run(directory: Path, **changes: Any) -> RunConfig:
     shape = SHAPE | {"intermediate_size": 128}
     cfg = Gpt1Config(vocab_size=tokenizer.vocab_size, max_position_embeddings=64, **shape, **changes)
     return _write(directory, cfg, ClmConfig(), tokenizer)
+
+
+def transformer_run(directory: Path, **changes: Any) -> RunConfig:
+    """The same of a Transformer that Hugging Face has."""
+    tokenizer = tiny_tokenizer("sentencepiece")
+    cfg = TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE, **CONVERTIBLE["marian"], **changes)
+    return _write(directory, cfg, TranslationConfig(), tokenizer)
 
 
 def _write(directory: Path, model: ModelConfig, task: Any, tokenizer: Tokenizer) -> RunConfig:

@@ -11,7 +11,9 @@ from lmjax.data.tokenizers import SentencePieceTokenizer, Tokenizer
 VOCABULARIES = ("tokenizer.json", "*.model", "vocab.txt", "vocab.bpe", "merges.txt")  # what a directory may hold
 
 
-def write_tokenizer(tokenizer: Tokenizer, directory: epath.Path, max_length: int, framed: bool) -> None:
+def write_tokenizer(
+    tokenizer: Tokenizer, directory: epath.Path, max_length: int, framed: bool, closed: bool = False
+) -> None:
     """Writes the tokenizer's own file and what AutoTokenizer needs beside it.
 
     A SentencePiece .model of the unigram kind is also written as the tokenizer.json that gives the same tokens; for one
@@ -20,6 +22,7 @@ def write_tokenizer(tokenizer: Tokenizer, directory: epath.Path, max_length: int
     Args:
       max_length: of the model's rows, in tokens.
       framed: whether special tokens stand around a text, [CLS] A [SEP] B [SEP].
+      closed: whether the end token follows a text, A </s>, as an encoder-decoder's sources have it.
     """
     tokenizer.save(directory)
     converted = hf_tokenizer(tokenizer)
@@ -28,6 +31,11 @@ def write_tokenizer(tokenizer: Tokenizer, directory: epath.Path, max_length: int
     cls, sep = tokenizer.cls_id, tokenizer.sep_id
     if cls is not None and sep is not None:
         converted.post_processor = _frame(tokenizer, cls, sep) if framed else None
+    if closed and tokenizer.eos_id is not None:
+        end = tokenizer.token(tokenizer.eos_id)
+        converted.post_processor = hf.processors.TemplateProcessing(
+            single=f"$A {end}", special_tokens=[(end, tokenizer.eos_id)]
+        )
     (directory / "tokenizer.json").write_text(converted.to_str(pretty=True))
     roles = {role: getattr(tokenizer, f"{role}_id") for role in ("pad", "unk", "cls", "sep", "mask", "eos")}
     settings = {

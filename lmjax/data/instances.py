@@ -17,6 +17,7 @@ from lmjax.data.store import ArrayWriter, Split, Store, built_aside, open_array,
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
 
+COUNTED = 10_000_000  # tokens that frequencies are taken from
 Columns = dict[str, Any]  # name -> integers [rows]
 
 
@@ -37,6 +38,10 @@ class InstanceConfig:
     def gather(self, split: Split, tokenizer: Tokenizer, columns: Columns) -> dict[str, np.ndarray]:
         """The features of the rows [n] that `columns` describe."""
         raise NotImplementedError
+
+    def predicted(self, split: Split) -> np.ndarray:
+        """The first tokens that a model learns to predict, for their frequencies."""
+        return np.asarray(split.tokens[:COUNTED])
 
 
 @dataclass(frozen=True)

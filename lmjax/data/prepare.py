@@ -32,13 +32,14 @@ BATCH = 256  # documents tokenized at once
 @dataclass(frozen=True)
 class DataConfig:
     """A corpus, how it is cut and tokenized, and the directory of its store. `heldout` is a share of the groups of
-    documents; which of them, their hash decides."""
+    documents; which of them, their hash decides. Where a `heldout_source` is given, all of that is held out instead."""
 
     store: str = dataclasses.field(metadata={"operational": True})  # a store may be moved
     source: SourceConfig
     tokenizer: TokenizerConfig
     sentences: SentenceRule = "line"
     heldout: float = 0.05
+    heldout_source: SourceConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,19 @@ def _build_store(cfg: DataConfig, directory: epath.Path) -> None:
         meta = {
             "schema_version": SCHEMA_VERSION,
             "config": to_json(cfg),
-            "source_fingerprint": fingerprint(cfg.source),
+            "source_fingerprint": " ".join(fingerprint(source) for source, _ in _sides(cfg)),
             "tokenizer_fingerprint": tokenizer.fingerprint,
             "packages": docs_source.packages() if isinstance(cfg.source, Docs) else {},
             "counts": counts,
         }
         (building / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def _sides(cfg: DataConfig) -> list[tuple[SourceConfig, str]]:
+    """What is read, each with the split that all of it belongs to, or "" where hashes decide."""
+    if cfg.heldout_source is None:
+        return [(cfg.source, "")]
+    return [(cfg.source, "train"), (cfg.heldout_source, "heldout")]
 
 
 def _spool(cfg: DataConfig, scratch: Path) -> int:
@@ -101,10 +109,11 @@ def _spool(cfg: DataConfig, scratch: Path) -> int:
     counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context((scratch / name).open("w", encoding="utf-8")) for name in SPLITS}
-        for document in tqdm(documents(cfg.source, cfg.sentences), "text", unit=" documents", disable=None, delay=1):
-            name = side(document.group, cfg.heldout)
-            files[name].write(json.dumps(document.sentences) + "\n")
-            counts[name] += 1
+        for source, whole in _sides(cfg):
+            for document in tqdm(documents(source, cfg.sentences), "text", unit=" documents", disable=None, delay=1):
+                name = whole or side(document.group, cfg.heldout)
+                files[name].write(json.dumps(document.sentences) + "\n")
+                counts[name] += 1
     if not any(counts.values()):
         raise UserError(f"the corpus is empty: no text in {cfg.source}")
     for name, other in zip(SPLITS, reversed(SPLITS), strict=True):

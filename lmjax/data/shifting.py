@@ -1,4 +1,4 @@
-"""Targets of a causal model, and the walls between its documents."""
+"""Targets of a decoder, which of them count, and the walls between its documents."""
 
 from typing import Any
 
@@ -19,3 +19,9 @@ def document_segments(tokens: Any, eos_id: int) -> Any:
     """segment_ids for tokens int32 [N, L]: 1 in a row's first document, 2 in its second, ...; `eos_id` closes each."""
     tf = tensorflow()
     return 1 + tf.cumsum(tf.cast(tokens == eos_id, tf.int32), axis=1, exclusive=True)
+
+
+def real_targets(features: dict[str, Any], keys: RowKeys) -> dict[str, Any]:
+    """Adds loss_weights float32 [N, L], 1 where `segment_ids` say that there is no padding."""
+    tf = tensorflow()
+    return features | {"loss_weights": tf.cast(features["segment_ids"] > 0, tf.float32)}

@@ -1,4 +1,5 @@
-"""Where text comes from: the embedded corpus, text files, JSON lines or a TFDS data set, as (id, group, text).
+"""Where text comes from: the embedded corpus, files of text, of JSON lines, of translations, or a TFDS data set, as
+(id, group, text).
 
 A document's id does not depend on the directory that its file lies in, so that a copy of the corpus elsewhere is cut
 into the same training and held-out sides. A group is held out as a whole: the package for `Docs`, else the document.
@@ -61,6 +62,18 @@ class Jsonl(SourceConfig):
 
 
 @dataclass(frozen=True)
+class ParallelText(SourceConfig):
+    """Two text files, plain or .gz, of which each line of `target` translates that line of `source`.
+
+    A document is such a pair: two lines, the source's first. Pairs with a blank side are left out.
+    """
+
+    source: str
+    target: str
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True)
 class Tfds(SourceConfig):
     """A data set of TensorFlow Datasets that lies ready under `data_dir` (its default directory when empty)."""
 
@@ -90,25 +103,30 @@ def texts(source: SourceConfig) -> Iterator[tuple[str, str, str]]:
             for name, path in _files(source.paths):
                 for number, text in _json_texts(path, source.field):
                     yield f"{name}:{number}", f"{name}:{number}", text
+        case ParallelText():
+            yield from _pairs(source)
         case Tfds():
             builder = _builder(source)
             for number, text in enumerate(_rows(builder, source)):
                 id_ = f"{builder.info.full_name}:{source.split}:{number}"
                 yield id_, id_, text
         case _:
-            raise UserError(f"no source of text: {type(source).__name__}; choose Docs, TextFiles, Jsonl or Tfds")
+            raise UserError(
+                f"no source of text: {type(source).__name__}; choose Docs, TextFiles, Jsonl, ParallelText or Tfds"
+            )
 
 
 def fingerprint(source: SourceConfig) -> str:
     """sha256 over how the source is read and the names, sizes and contents of what it reads (for a TFDS data set its
     version and shards), wherever the files lie."""
-    rule = {k: v for k, v in to_json(source).items() if k not in ("paths", "data_dir")}
+    rule = {k: v for k, v in to_json(source).items() if k not in ("paths", "source", "target", "data_dir")}
     digest = hashlib.sha256(json.dumps(rule, sort_keys=True).encode())
     match source:
         case Docs():
             digest.update(docs_source.fingerprint().encode())
-        case TextFiles() | Jsonl():
-            for name, path in _files(source.paths):
+        case TextFiles() | Jsonl() | ParallelText():
+            paths = (source.source, source.target) if isinstance(source, ParallelText) else source.paths
+            for name, path in _files(paths):
                 digest.update(f"\n{name} {path.stat().length}\n".encode())
                 with path.open("rb") as file:
                     while chunk := file.read(CHUNK):
@@ -169,6 +187,22 @@ def _split(source: TextFiles, path: epath.Path) -> Iterator[str]:
             cuts = [m.span() for m in boundary.finditer(text)]
             for (_, start), (end, _) in itertools.pairwise([(0, 0), *cuts, (len(text), 0)]):
                 yield text[start:end]
+
+
+def _pairs(source: ParallelText) -> Iterator[tuple[str, str, str]]:
+    files = [_files((path,)) for path in (source.source, source.target)]
+    if any(len(found) != 1 for found in files):
+        raise UserError(f"{source.source}, {source.target}: parallel text is one file on either side")
+    ((name, first),), ((_, second),) = files
+    lines = itertools.zip_longest(*(_lines(path, source.encoding) for path in (first, second)))
+    for number, pair in enumerate(lines, 1):
+        if None in pair:
+            counts = [sum(1 for _ in _lines(path, source.encoding)) for path in (first, second)]
+            raise UserError(
+                f"{first} has {counts[0]} lines and {second} {counts[1]}; parallel files have as many lines"
+            )
+        if all(line.strip() for line in pair):
+            yield f"{name}:{number}", f"{name}:{number}", "\n".join(line.strip() for line in pair)
 
 
 def _json_texts(path: epath.Path, field: str) -> Iterator[tuple[int, str]]:

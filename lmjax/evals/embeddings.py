@@ -42,8 +42,11 @@ def embed(
         "cls" a vector a text, at [CLS]; "mean" a vector a text, the mean over its words' tokens.
 
     Raises:
-      UserError: a layer that the model lacks, "cls" from a model without [CLS], or a text without words.
+      UserError: a model that translates, a layer that the model lacks, "cls" from a model without
+        [CLS], or a text without words.
     """
+    if lm.translates:
+        raise UserError("embed: this model translates; vectors are taken of models that read one text")
     N = lm.config.num_hidden_layers
     if wrong := [layer for layer in layers if not -N - 1 <= layer <= N]:
         raise UserError(f"layer {wrong[0]}: this model has layers 0 (embeddings) to {N}; -1 is the last")

@@ -17,6 +17,7 @@ from lmjax.types import Params
 
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "dots", "full"]
+PositionForm = Literal["learned", "sinusoidal", "sinusoidal_marian", "sinusoidal_tensor2tensor"]  # see layers.sinusoids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class ModelConfig:
     attention_dropout: float = 0.1
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
-    position_embedding: Literal["learned", "sinusoidal"] = "learned"
+    position_embedding: PositionForm = "learned"
     position_combine: Literal["add", "concat"] = "add"
     dtype: Dtype = "float32"
     attention: Implementation = operational("xla")
@@ -95,7 +96,7 @@ def check(cfg: ModelConfig, length: int) -> None:
         raise UserError(
             f"hidden_size {cfg.hidden_size} is not divisible by num_attention_heads {cfg.num_attention_heads}"
         )
-    if cfg.position_embedding == "sinusoidal" and cfg.hidden_size % 2:
+    if cfg.position_embedding != "learned" and cfg.hidden_size % 2:
         raise UserError(f"hidden_size {cfg.hidden_size} is odd; sinusoidal positions come in pairs")
     if cfg.position_embedding == "learned" and length > cfg.max_position_embeddings:
         raise UserError(
@@ -112,7 +113,8 @@ def model_inputs(architecture: Architecture, batch: Mapping[str, Any]) -> dict[s
 def init_params(architecture: Architecture, cfg: ModelConfig, heads: tuple[str, ...], key: jax.Array) -> Params:
     """Fresh parameters, a nested dict of float32 arrays."""
     module = architecture.build(cfg, heads)
-    return module.init(key, tokens=jnp.zeros((1, 2), jnp.int32))["params"]
+    texts = [name for name in architecture.inputs if name.endswith("tokens")]
+    return module.init(key, **{name: jnp.zeros((1, 2), jnp.int32) for name in texts})["params"]
 
 
 def abstract_params(architecture: Architecture, cfg: ModelConfig, heads: tuple[str, ...]) -> Any:

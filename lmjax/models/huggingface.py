@@ -129,7 +129,7 @@ def _heads(architecture: Architecture, cfg: ModelConfig, tensors: Mapping[str, n
     """The heads whose tensors are there, and those without tensors of their own."""
 
     def present(head: str) -> bool:
-        names = [row.name for row in architecture.weights(cfg) if row.paths[0].startswith(f"{head}/")]
+        names = [row.name for row in architecture.weights(cfg) if row.paths[0].split("/")[0] == head]
         return not names or any(name in tensors for name in names)
 
     return tuple(filter(present, architecture.heads))

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lmjax.models.architecture import ModelConfig
+from lmjax.models.architecture import ModelConfig, PositionForm
 from lmjax.ops.attention import attention, attention_mask
 from lmjax.ops.dense import dense
 from lmjax.ops.dropout import dropout
@@ -20,6 +20,7 @@ from lmjax.parallel import BATCH_AXES, constrain
 from lmjax.types import Array
 
 Initializer = Callable[..., Array]
+
 
 def _gelu(x: Array) -> Array:
     """x times the normal distribution function (Hendrycks and Gimpel 2016), computed in float32."""
@@ -32,6 +33,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": jax.checkpoint(_gelu),
     "gelu_tanh": jax.checkpoint(lambda x: jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)),
     "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
 }
 
 
@@ -105,11 +107,19 @@ class Embedding(nn.Module):
         return jnp.take(self.embedding, ids, axis=0)
 
 
-def sinusoids(positions_BL: Array, features: int) -> Array:
-    """Sine and cosine interleaved, wavelengths 2 pi 10000^(2i/D) (Vaswani et al. 2017, section 3.5). float32 [B, L,
-    D]."""
-    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(0, features, 2) / features)
+def sinusoids(positions_BL: Array, features: int, form: PositionForm = "sinusoidal") -> Array:
+    """Sines and cosines of the positions, float32 [B, L, D].
+
+    "sinusoidal" interleaves them, wavelengths 2 pi 10000^(2i/D) (Vaswani et al. 2017, section 3.5). The code of the
+    time lays all sines before all cosines: "sinusoidal_marian" at the same wavelengths, "sinusoidal_tensor2tensor" at
+    others, which reach 2 pi 10000 itself (tensor2tensor v1.0.7, common_attention.py).
+    """
+    half = features // 2
+    steps = max(half - 1, 1) if form == "sinusoidal_tensor2tensor" else half
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half) / steps)
     angles = positions_BL[..., None] * frequencies[None, None]
+    if form != "sinusoidal":
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1).reshape(*positions_BL.shape, features)
 
 
@@ -128,33 +138,49 @@ class PositionEmbedding(nn.Module):
             self.combine = Dense((2 * D,), (D,), self.kernel_init)
 
     def __call__(self, x_BLD: Array, positions_BL: Array) -> Array:
-        learned = self.cfg.position_embedding == "learned"
-        position_BLD = self.position(positions_BL) if learned else sinusoids(positions_BL, self.cfg.hidden_size)
-        if self.cfg.position_combine == "add":
+        cfg = self.cfg
+        if cfg.position_embedding == "learned":
+            position_BLD = self.position(positions_BL)
+        else:
+            position_BLD = sinusoids(positions_BL, cfg.hidden_size, cfg.position_embedding)
+        if cfg.position_combine == "add":
             return x_BLD + position_BLD
         return self.combine(jnp.concatenate([x_BLD, position_BLD], -1))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with biases.
+    """Multi-head attention with biases: of tokens to each other, or, with `cross`, to the states `memory_BSD`.
 
     With a `cache` {"key", "value": [B, S, H, K]}, the new keys and values are written at `offset` and attention runs
-    over the whole cache. Returns (output [B, L, D], cache or None, probabilities [B, H, L, S] or None).
+    over the whole cache; a cross-attention without `memory_BSD` reads the cache that an earlier call has filled.
+    Returns (output [B, L, D], cache or None, probabilities [B, H, L, S] or None).
     """
 
     cfg: ModelConfig
     train: bool
     kernel_init: Initializer
     out_init: Initializer
+    cross: bool = False
 
     @nn.compact
     def __call__(
-        self, x_BLD: Array, mask: Array | None, cache: dict[str, Array] | None = None, offset: Array | int = 0
+        self,
+        x_BLD: Array,
+        mask: Array | None,
+        cache: dict[str, Array] | None = None,
+        offset: Array | int = 0,
+        memory_BSD: Array | None = None,
     ) -> tuple[Array, dict[str, Array] | None, Array | None]:
         cfg = self.cfg
         D, heads = cfg.hidden_size, (cfg.num_attention_heads, cfg.head_size)
-        q, k, v = (Dense((D,), heads, self.kernel_init, name=name)(x_BLD) for name in ("query", "key", "value"))
-        if cache is not None:
+        q = Dense((D,), heads, self.kernel_init, name="query")(x_BLD)
+        read_BSD = memory_BSD if self.cross else x_BLD
+        if read_BSD is not None:
+            k, v = (Dense((D,), heads, self.kernel_init, name=name)(read_BSD) for name in ("key", "value"))
+        else:
+            assert cache is not None
+            k, v = cache["key"], cache["value"]
+        if cache is not None and read_BSD is not None:
             k = jax.lax.dynamic_update_slice_in_dim(cache["key"], k.astype(cache["key"].dtype), offset, axis=1)
             v = jax.lax.dynamic_update_slice_in_dim(cache["value"], v.astype(cache["value"].dtype), offset, axis=1)
             cache = {"key": k, "value": v}
@@ -180,11 +206,14 @@ class Mlp(nn.Module):
         return Dense((F,), (D,), self.out_init, name="down")(x_BLF)
 
 
-def stack(block: type[nn.Module], cfg: ModelConfig, train: bool, collect: bool, period: int = 1) -> nn.Module:
+def stack(
+    block: type[nn.Module], cfg: ModelConfig, train: bool, collect: bool, shared: int = 2, period: int = 1
+) -> nn.Module:
     """`cfg.num_hidden_layers` copies of `block`, parameters stacked [N, ...] under "layers".
 
     The result maps (x_BLD, cache stacked over N or None, mask, offset) to (x_BLD, per-layer outputs stacked over N).
-    With a `period`, `mask` is a tuple of so many masks, for the layers in turn; parameters must be there already.
+    Mask and offset are what all layers share; a block may ask for another number of such arguments. With a `period`,
+    `mask` is a tuple of so many masks, for the layers in turn; parameters must be there already.
     """
     policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
     body = block if cfg.remat == "none" else nn.remat(block, prevent_cse=False, policy=policies[cfg.remat])
@@ -194,7 +223,7 @@ def stack(block: type[nn.Module], cfg: ModelConfig, train: bool, collect: bool, 
         body,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]  (flax's hint says int)
+        in_axes=(0, *[nn.broadcast] * shared),  # pyright: ignore[reportArgumentType]  (flax's hint says int)
         length=cfg.num_hidden_layers,
         unroll=min(cfg.unroll, cfg.num_hidden_layers),
     )

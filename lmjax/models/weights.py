@@ -9,7 +9,7 @@ import numpy as np
 
 from lmjax.errors import UserError
 
-Layout = Literal["linear", "conv1d", "vector", "table"]
+Layout = Literal["linear", "conv1d", "vector", "row", "table"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Weight:
 
     `name` carries `{}` where the layer's number stands; then the parameters lie stacked under `layers/`.
     Several `paths` (GPT-2's packed query, key, value) are joined along the output axis.
-    Layouts: "linear" [out, in], "conv1d" [in, out], "vector" flat, "table" as it is, one row an entry.
+    Layouts: "linear" [out, in], "conv1d" [in, out], "vector" flat, "row" [1, out], "table" as it is, one row an entry.
     `inputs`: how many leading axes of the parameter are input. `vocabulary`: the rows are padded here, not there.
     """
 
@@ -85,8 +85,8 @@ def _join(row: Weight, arrays: list[np.ndarray], vocab_size: int) -> np.ndarray:
         arrays = [a[:vocab_size] for a in arrays]
     if row.layout == "table":
         return arrays[0]
-    if row.layout == "vector":
-        return np.concatenate([a.reshape(-1) for a in arrays])
+    if row.layout in ("vector", "row"):
+        return np.concatenate([a.reshape(-1) for a in arrays]).reshape([1] * (row.layout == "row") + [-1])
     flat = np.concatenate([a.reshape(int(np.prod(a.shape[: row.inputs])), -1) for a in arrays], axis=1)
     return np.ascontiguousarray(flat.T) if row.layout == "linear" else flat
 
@@ -94,14 +94,17 @@ def _join(row: Weight, arrays: list[np.ndarray], vocab_size: int) -> np.ndarray:
 def _split(
     row: Weight, name: str, tensor: np.ndarray, shapes: list[tuple[int, ...]], vocab_size: int
 ) -> list[np.ndarray]:
-    inputs = 0 if row.layout == "vector" else row.inputs
+    inputs = 0 if row.layout in ("vector", "row") else row.inputs
     wanted = [math.prod(shapes[0][:inputs])] * bool(inputs) + [len(shapes) * math.prod(shapes[0][inputs:])]
     padding = [(0, wanted[0] - vocab_size if row.vocabulary else 0)] + [(0, 0)] * (len(wanted) - 1)
     wanted = [size - pad for size, (_, pad) in zip(wanted, padding, strict=True)]
     if row.layout == "linear":
         wanted = wanted[::-1]
+    if row.layout == "row":
+        wanted = [1, *wanted]
     if list(tensor.shape) != wanted:
         raise UserError(f"weights: {name} has shape {list(tensor.shape)}; this config wants {wanted}")
+    tensor = tensor[0] if row.layout == "row" else tensor
     tensor = np.pad(tensor.T if row.layout == "linear" else tensor, padding)
     return [p.reshape(s) for p, s in zip(np.split(tensor, len(shapes), axis=-1), shapes, strict=True)]
 

@@ -140,6 +140,9 @@ def open_data(cfg: "RunConfig", program: Program) -> Data:
             f"model.vocab_size is {cfg.model.vocab_size}, but the tokenizer of {cfg.data[0].data.store} has "
             f"{tokenizer.vocab_size} entries; set model.vocab_size to that"
         )
+    for field, theirs in {"decoder_start_token_id": tokenizer.pad_id, "eos_token_id": tokenizer.eos_id}.items():
+        if getattr(cfg.model, field, theirs) != theirs:
+            raise UserError(f"model.{field} is {getattr(cfg.model, field)}, but the tokenizer's is {theirs}; set it so")
 
     def tables(index: int, split: str) -> tuple[list[Any], list[float]]:
         stage = cfg.stages[index]
@@ -165,8 +168,8 @@ def open_data(cfg: "RunConfig", program: Program) -> Data:
             )
 
     def token_counts() -> np.ndarray:
-        counts = [np.bincount(s.split("train").tokens[:10_000_000], minlength=tokenizer.vocab_size) for s in stores]
-        return np.sum(counts, axis=0)
+        predicted = [task.instances(last.length).predicted(s.split("train")) for s in stores]
+        return np.sum([np.bincount(tokens, minlength=tokenizer.vocab_size) for tokens in predicted], axis=0)
 
     def train(first: int, end: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         return batches(streams, program.schedule, cfg.seed, first, end, *share)

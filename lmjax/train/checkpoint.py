@@ -216,6 +216,14 @@ def find(path: epath.PathLike) -> epath.Path:
     return path / "checkpoints" / str(steps[-1])
 
 
+def last_checkpoints(run_dir: epath.PathLike, count: int) -> list[epath.Path]:
+    """A run's last `count` checkpoints, oldest first. Raises UserError where it holds fewer."""
+    run_dir, steps = absolute(run_dir), steps_of(absolute(run_dir))
+    if not 1 <= count <= len(steps):
+        raise UserError(f"{run_dir} holds {len(steps)} checkpoints, not {count}; checkpoint.keep says how many stay")
+    return [run_dir / "checkpoints" / str(step) for step in steps[-count:]]
+
+
 def steps_of(run_dir: epath.PathLike) -> list[int]:
     """The steps of a run's checkpoints, ascending; none where there is no run."""
     directory = epath.Path(run_dir) / "checkpoints"

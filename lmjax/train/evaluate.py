@@ -34,7 +34,7 @@ def evaluate(
         terms = step(params, global_batch(batch, mesh, micro_batched=False))
         sums = {name: sums[name] + mean if name in sums else mean for name, mean in terms.items()}
     values = {name: mean.value() for name, mean in jax.device_get(sums).items()}
-    perplexities = {f"{name}_perplexity": np.exp(values[name]) for name in ("mlm", "clm") if name in values}
+    perplexities = {f"{name}_perplexity": np.exp(values[name]) for name in ("mlm", "clm", "seq2seq") if name in values}
     return values | perplexities
 
 
@@ -44,8 +44,8 @@ def baselines(
     """What knowing nothing but frequencies gives on the same rows: {term: {the baseline's name: figure}}.
 
     Args:
-      name: the token term ("mlm" or "clm"); gets the unigram model's loss in nats (add-one smoothing) and the accuracy
-        of always answering the most frequent token.
+      name: the token term ("mlm", "clm", "seq2seq"); gets the unigram model's loss in nats (add-one smoothing)
+        and the accuracy of always answering the most frequent token.
       counts: int64 [vocabulary] occurrences in the training text.
 
     "nsp_accuracy", where rows carry next_sentence_labels, is the majority label's share.

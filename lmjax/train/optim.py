@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lmjax.parallel import path_of
+from lmjax.parallel import is_stacked, path_of
 from lmjax.types import Array
 
 Schedule = Callable[[Array], Array]
@@ -107,9 +107,7 @@ def per_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
     stacked = optax.GradientTransformation(jax.vmap(tx.init), jax.vmap(tx.update))
 
     def labels(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda p, _: "stacked" if path_of(p).startswith("layers/") else "single", params
-        )
+        return jax.tree_util.tree_map_with_path(lambda p, _: "stacked" if is_stacked(path_of(p)) else "single", params)
 
     return optax.partition({"stacked": stacked, "single": tx}, labels)
 

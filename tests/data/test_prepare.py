@@ -178,3 +178,14 @@ def test_sides_are_decided_by_the_group_alone():
     heldout = {g for g in groups if side(g, 0.05) == "heldout"}
     assert abs(len(heldout) - 250) < 5 * np.sqrt(5000 * 0.05 * 0.95)
     assert heldout < {g for g in groups if side(g, 0.1) == "heldout"}
+
+
+def test_a_corpus_of_its_own_is_held_out_whole(data, tmp_path):
+    (tmp_path / "other.txt").write_text("the cold stone\n\nthe bright river runs")
+    other = replace(data.source, paths=(str(tmp_path / "other.txt"),))
+    store = prepare(replace(data, heldout_source=other), [], seed=0)
+    assert decoded(store, "heldout") == [["the cold stone"], ["the bright river runs"]]
+    assert store.meta["counts"]["train"]["documents"] == 60
+    assert len(store.meta["source_fingerprint"].split()) == 2
+    with pytest.raises(UserError, match="heldout_source"):
+        prepare(data, [], seed=0)

@@ -8,7 +8,7 @@ import pytest
 
 from lmjax.config import from_json, to_json
 from lmjax.data import docs_source, sources
-from lmjax.data.sources import Docs, Jsonl, SourceConfig, TextFiles, Tfds, fingerprint, texts
+from lmjax.data.sources import Docs, Jsonl, ParallelText, SourceConfig, TextFiles, Tfds, fingerprint, texts
 from lmjax.errors import UserError
 
 
@@ -202,3 +202,18 @@ def test_tfds_without_data_answers_at_once(tmp_path):
     assert f"tfds.builder('lm1b', data_dir='{tmp_path}').download_and_prepare()" in command
     assert "unknown TFDS data set 'lm1c'; did you mean 'lm1b'?" in unknown
     assert "wikipedia/no_such_config" in config
+
+
+def test_parallel_text_pairs_the_lines(tmp_path):
+    (tmp_path / "a.en").write_text("one\n\n two \nthree\n")
+    (tmp_path / "a.de.gz").write_bytes(gzip.compress(b"eins\r\nleer\r\nzwei\r\n  \r\n"))
+    source = ParallelText(str(tmp_path / "a.en"), str(tmp_path / "a.de.gz"))
+    assert list(texts(source)) == [("a.en:1", "a.en:1", "one\neins"), ("a.en:3", "a.en:3", "two\nzwei")]
+    before = fingerprint(source)
+    (tmp_path / "a.en").write_text("One\n\n two \nthree\n")
+    assert fingerprint(source) != before
+    (tmp_path / "a.en").write_text("one\ntwo\n")
+    with pytest.raises(UserError, match=r"a\.en has 2 lines and .*a\.de\.gz 4; parallel files have as many"):
+        list(texts(source))
+    with pytest.raises(UserError, match="one file on either side"):
+        list(texts(ParallelText(str(tmp_path / "a.*"), str(tmp_path / "a.en"))))

@@ -2,7 +2,7 @@
 
 BERT crosses a stage boundary, goes through a batch ramp and skips data twice; GPT-2 accumulates and draws from a
 mixture. Of twelve steps only: GPT-1, with all of its dropout; GPT-3, with bands, walls, a batch ramp and rates by
-tokens.
+tokens; the Transformer, with packed pairs.
 """
 
 import sys
@@ -14,13 +14,15 @@ import numpy as np
 from lmjax.config import override
 from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
-from lmjax.data.sources import TextFiles
+from lmjax.data.sources import ParallelText, TextFiles
 from lmjax.data.tokenizers import TokenizerConfig
 from lmjax.models.bert import BertConfig
 from lmjax.models.gpt import GptConfig
 from lmjax.models.gpt1 import Gpt1Config
+from lmjax.models.transformer import TransformerConfig
 from lmjax.run import RunConfig, prepare_data
 from lmjax.tasks.pretraining import ClmConfig, MlmConfig
+from lmjax.tasks.translation import TranslationConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.evaluate import EvalConfig
 from lmjax.train.log import LogConfig
@@ -46,11 +48,14 @@ def write_text(directory: Path, seed: int = 0, documents: int = 60) -> None:
     ]
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"text{seed}.txt").write_text("\n\n".join(lines))
+    sentences = [line for document in lines for line in document.split("\n")]
+    for side, texts in (("source", sentences), ("target", [text[::-1].title() for text in sentences])):
+        (directory / f"{side}{seed}.txt").write_text("".join(f"{text}\n" for text in texts))
 
 
-def data(root: Path, kind: str, seed: int) -> DataConfig:
+def data(root: Path, kind: str, seed: int, vocab_size: int = 300) -> DataConfig:
     source = TextFiles((str(root / f"text{seed}.txt"),), documents="blank_line")
-    tokenizer = TokenizerConfig(kind, 300)  # type: ignore[arg-type]
+    tokenizer = TokenizerConfig(kind, vocab_size)  # type: ignore[arg-type]
     return DataConfig(str(root / f"store_{kind}{seed}"), source, tokenizer, heldout=0.2)
 
 
@@ -72,6 +77,15 @@ def config(name: str, root: Path) -> RunConfig:
                 Stage(until_step=60, batch_size=8, length=32),
             ),
             skips=((12, 3), (41, 2)),
+            **common,
+        )
+    if name == "transformer":
+        source = ParallelText(str(root / "source0.txt"), str(root / "target0.txt"))
+        return RunConfig(
+            model=TransformerConfig(vocab_size=120, **SHAPE),
+            task=TranslationConfig(),
+            data=(WeightedData(replace(data(root, "sentencepiece", 0, 120), source=source)),),
+            stages=(Stage(until_step=12, batch_size=4, length=64),),
             **common,
         )
     if name == "gpt1":

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 Record = dict[str, Any]
 
-ROWS, BATCHES, STEPS = 4, 5, 20
+ROWS, BATCHES, STEPS, SMOOTHING = 4, 5, 20, 0.1
 TINY_BERT = {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 TINY_BERT |= {"intermediate_size": 40, "max_position_embeddings": 14}
 TINY_GPT = {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 40, "n_positions": 14}
@@ -33,12 +33,23 @@ TINY_NEO = {"vocab_size": 61, "hidden_size": 16, "num_layers": 4, "num_heads": 2
 TINY_NEO |= {"max_position_embeddings": 14, "attention_types": [[["global", "local"], 2]]}
 TINY_NEO |= {"bos_token_id": 60, "eos_token_id": 60}
 CAUSAL = ("gpt2", "openai-gpt", "gpt_neo")
+TINY_MARIAN = {"vocab_size": 61, "d_model": 16, "max_position_embeddings": 14, "scale_embedding": True}
+TINY_MARIAN |= {f"{side}_layers": 2 for side in ("encoder", "decoder")}
+TINY_MARIAN |= {f"{side}_attention_heads": 2 for side in ("encoder", "decoder")}
+TINY_MARIAN |= {f"{side}_ffn_dim": 40 for side in ("encoder", "decoder")}
+# Translations do not start from the padding entry, to whose embedding transformers gives no gradient.
+TINY_MARIAN |= {"pad_token_id": 0, "decoder_start_token_id": 2, "eos_token_id": 3, "forced_eos_token_id": None}
+BASE_MARIAN = {"vocab_size": 37000, "d_model": 512, "max_position_embeddings": 512}
+BASE_MARIAN |= {f"{side}_layers": 6 for side in ("encoder", "decoder")}
+BASE_MARIAN |= {f"{side}_attention_heads": 8 for side in ("encoder", "decoder")}
+BASE_MARIAN |= {f"{side}_ffn_dim": 2048 for side in ("encoder", "decoder")}
 # name: (config, row length, does it also train)
 GOLDEN = {
     "bert": (transformers.BertConfig(**TINY_BERT), 12, True),
     "gpt2": (transformers.GPT2Config(**TINY_GPT), 12, True),
     "openai-gpt": (transformers.OpenAIGPTConfig(**TINY_GPT1), 12, True),
     "gpt_neo": (transformers.GPTNeoConfig(**TINY_NEO, window_size=3), 12, False),
+    "marian": (transformers.MarianConfig(**TINY_MARIAN, activation_function="relu"), 12, True),
 }
 LIVE = {
     "bert-tiny": (
@@ -68,10 +79,23 @@ LIVE = {
         14,
         True,
     ),
+    "marian-tiny": (
+        transformers.MarianConfig(
+            **TINY_MARIAN | {"vocab_size": 300, "d_model": 48, "encoder_layers": 3, "decoder_layers": 3},
+            activation_function="swish",
+        ),
+        14,
+        True,
+    ),
     "gpt_neo-tiny": (transformers.GPTNeoConfig(**TINY_NEO | {"hidden_size": 48}, window_size=5), 14, False),
     "openai-gpt-base": (transformers.OpenAIGPTConfig(), 64, False),
     "bert-base": (transformers.BertConfig(), 64, False),
     "gpt2-small": (transformers.GPT2Config(), 64, False),
+    "marian-base": (
+        transformers.MarianConfig(**TINY_MARIAN | BASE_MARIAN, activation_function="relu"),
+        64,
+        False,
+    ),
 }
 CLASSES = {  # each class that lmjax writes for
     "BertForPreTraining": "bert",
@@ -82,9 +106,18 @@ CLASSES = {  # each class that lmjax writes for
     "GPT2Model": "gpt2",
     "OpenAIGPTLMHeadModel": "openai-gpt",
     "OpenAIGPTModel": "openai-gpt",
+    "MarianMTModel": "marian",
 }
 # Large enough that a decayed bias, an unclipped gradient or a shifted schedule is seen within a few steps.
 RECIPE = {"peak_lr": 0.01, "b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 1.0, "warmup": 5}
+
+
+NORMS = ("LayerNorm.weight", "layer_norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")
+
+
+def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The model's parameters, without fixed ones (Marian's positions)."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def random_model(config: Any, rng: np.random.Generator) -> torch.nn.Module:
@@ -94,19 +127,27 @@ def random_model(config: Any, rng: np.random.Generator) -> torch.nn.Module:
         "gpt2": transformers.GPT2LMHeadModel,
         "openai-gpt": transformers.OpenAIGPTLMHeadModel,
         "gpt_neo": transformers.GPTNeoForCausalLM,
+        "marian": transformers.MarianMTModel,
     }
     config.attn_implementation = "eager"
-    for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
+    for key in (
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "resid_pdrop",
+        "embd_pdrop",
+        "attn_pdrop",
+        "dropout",
+    ):
         if hasattr(config, key):
             setattr(config, key, 0.0)
     model = heads[config.model_type](config)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in trained(model).items():
             values = rng.standard_normal(parameter.shape, np.float32)
             if parameter.ndim > 1:
                 values *= 0.6 / config.hidden_size**0.5
             else:
-                values = 0.1 * values + name.endswith(("LayerNorm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight"))
+                values = 0.1 * values + name.endswith(NORMS)
             parameter.copy_(torch.from_numpy(values))
     return model
 
@@ -121,7 +162,12 @@ def random_batches(
     mask = np.arange(length) < lengths
     # Not id 0: transformers gives a padding entry's embedding no gradient, wherever it stands.
     tokens = np.where(mask, rng.integers(1, config.vocab_size, shape), 0)
-    if config.model_type in CAUSAL:
+    if config.model_type == "marian":
+        labels = rng.integers(1, config.vocab_size, (batches, rows, length - 3))
+        longest = rng.integers(2, length - 2, (batches, rows, 1))
+        labels = np.where(np.arange(length - 3) < longest, labels, -100)
+        features = {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+    elif config.model_type in CAUSAL:
         features = {"input_ids": tokens, "attention_mask": mask, "labels": np.where(mask, tokens, -100)}
     else:
         first_types = np.arange(length) >= rng.integers(1, lengths)
@@ -143,6 +189,17 @@ def run(model: torch.nn.Module, features: dict[str, np.ndarray]) -> Any:
     return model(**{name: torch.from_numpy(x.astype(np.int64)) for name, x in features.items()})
 
 
+def loss_of(model: torch.nn.Module, features: dict[str, np.ndarray]) -> tuple[Any, torch.Tensor]:
+    """The model's outputs, and the loss that it is trained by: for Marian with SMOOTHING spread over the other words
+    (torch spreads its own over all)."""
+    outputs = run(model, features)
+    if model.config.model_type != "marian":
+        return outputs, outputs.loss
+    V = model.config.vocab_size
+    logits, labels = outputs.logits.reshape(-1, V), torch.from_numpy(features["labels"].astype(np.int64)).reshape(-1)
+    return outputs, torch.nn.functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING * V / (V - 1))
+
+
 def random_case(config: Any, length: int, train: bool, seed: int) -> tuple[torch.nn.Module, dict[str, np.ndarray]]:
     """A random model and its batches."""
     rng = np.random.default_rng(seed)
@@ -152,14 +209,14 @@ def random_case(config: Any, length: int, train: bool, seed: int) -> tuple[torch
 
 def record(model: torch.nn.Module, batches: dict[str, np.ndarray], train: bool) -> Record:
     """What is written down about a model, but for its weights; the model is trained on the way."""
-    outputs = run(model, {name: x[0] for name, x in batches.items()})
-    outputs.loss.backward()
+    outputs, loss = loss_of(model, {name: x[0] for name, x in batches.items()})
+    loss.backward()
     found = {
         "config": model.config.to_json_string(use_diff=False),
         "recipe": json.dumps(RECIPE),
-        "loss": outputs.loss.item(),
+        "loss": loss.item(),
         **{f"batches/{name}": x for name, x in batches.items()},
-        **{f"gradients/{name}": p.grad.numpy().copy() for name, p in model.named_parameters()},
+        **{f"gradients/{name}": p.grad.numpy().copy() for name, p in trained(model).items()},
     }
     if model.config.model_type == "bert":
         logits = {"logits": outputs.prediction_logits, "next_sentence_logits": outputs.seq_relationship_logits}
@@ -189,7 +246,7 @@ def adamw(model: torch.nn.Module, batches: dict[str, np.ndarray]) -> np.ndarray:
     losses = []
     for step in range(STEPS):
         optimizer.zero_grad()
-        loss = run(model, {name: x[step % BATCHES] for name, x in batches.items()}).loss
+        _, loss = loss_of(model, {name: x[step % BATCHES] for name, x in batches.items()})
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), RECIPE["clip_norm"])
         optimizer.step()
@@ -240,7 +297,7 @@ def main() -> None:
             here = Path(__file__).parent
             for name, (config, length, train) in GOLDEN.items():
                 model, batches = random_case(config, length, train, seed=0)
-                weights = {f"weights/{k}": p.detach().numpy().copy() for k, p in model.named_parameters()}
+                weights = {f"weights/{k}": p.detach().numpy().copy() for k, p in trained(model).items()}
                 np.savez_compressed(here / f"{name}.npz", **weights, **record(model, batches, train))
             shapes = [f"{json.dumps(name)}: {json.dumps(saved_shapes(name))}" for name in CLASSES]
             (here / "tensors.json").write_text("{" + ",\n".join(shapes) + "}\n")

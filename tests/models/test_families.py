@@ -16,11 +16,22 @@ from lmjax.errors import UserError
 from lmjax.models import MODELS, architecture_of, preset, weights
 from lmjax.models.architecture import ModelConfig, abstract_params, check, num_params
 from lmjax.parallel import MeshConfig, make_mesh, shardings, spec_for
-from tests.models.tiny import FAMILIES, QUICKLY, RECIPES, VOCAB, applier, forward, noisy, random_batch, tiny
+from tests.models.tiny import (
+    CONVERTIBLE,
+    FAMILIES,
+    QUICKLY,
+    RECIPES,
+    VOCAB,
+    applier,
+    forward,
+    noisy,
+    random_batch,
+    tiny,
+)
 
 pytestmark = pytest.mark.core
 
-CAUSAL = {"bert": False, "gpt2": True, "gpt3": True, "openai-gpt": True}
+CAUSAL = {"bert": False, "gpt2": True, "gpt3": True, "openai-gpt": True, "marian": True}
 ROWS, LENGTH = 3, 12
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -33,6 +44,7 @@ def _variants(family: str) -> list[tuple[ModelConfig, tuple[str, ...]]]:
     ]
     positions = product(["learned", "sinusoidal"], ["add", "concat"])
     placed = [tiny(family, position_embedding=e, position_combine=c) for e, c in positions]
+    placed += [tiny(family, norm="pre")] if hasattr(FAMILIES[family].config, "norm") else []
     return list(product([*FAMILIES[family].presets.values(), *placed], [heads])) + list(product([tiny(family)], some))
 
 
@@ -92,6 +104,9 @@ COUNTS = {  # reference: the published checkpoints; {heads: trainable parameters
     "gpt3-13b": {("clm",): 12_853_386_240},
     "gpt3-175b": {("clm",): 174_604_259_328},
     "openai-gpt": {(): 116_534_784, ("clm",): 116_534_784},
+    # No checkpoint; `MarianMTModel` of these shapes has as many. The paper says 65M and 213M.
+    "transformer-base": {("seq2seq",): 63_082_496},
+    "transformer-big": {("seq2seq",): 214_245_376},
 }
 
 
@@ -126,8 +141,8 @@ def test_flops_are_those_that_xla_counts(family, combine):
         unroll=N,
     )
     architecture, heads = architecture_of(cfg), FAMILIES[family].heads if combine == "add" else ()
-    tokens = jax.ShapeDtypeStruct((1, L), jnp.int32)
-    program = forward(cfg, heads).lower(abstract_params(architecture, cfg, heads), tokens=tokens).compile()
+    inputs = dict.fromkeys(["tokens", "encoder_tokens"], jax.ShapeDtypeStruct((1, L), jnp.int32))
+    program = forward(cfg, heads).lower(abstract_params(architecture, cfg, heads), **inputs).compile()
     seen = [L * w - w * w / 2 for w in (w or L for w in getattr(cfg, "windows", (0,)))]
     unseen = 4 * D * N * (L * L - sum(seen) / len(seen))
     formula = architecture.flops(cfg, L, heads, L) + (unseen if CAUSAL[family] else 0)
@@ -135,13 +150,15 @@ def test_flops_are_those_that_xla_counts(family, combine):
 
 
 def _inputs(tokens, segment_ids=None, positions=None):
-    """The three inputs that every family reads, so that one compiled program serves the tests below."""
+    """The three inputs that every family reads, so that one compiled program serves the tests below; and the same for
+    an encoder beside the decoder, whose tokens are other ones."""
     ones = np.ones_like(tokens)
-    return {
+    own = {
         "tokens": tokens,
         "segment_ids": ones if segment_ids is None else np.asarray(segment_ids, np.int32),
         "positions": np.cumsum(ones, 1, dtype=np.int32) - 1 if positions is None else np.asarray(positions, np.int32),
     }
+    return own | {f"encoder_{k}": v for k, v in (own | {"tokens": (7 * tokens + 3) % VOCAB}).items()}
 
 
 def _tokens(rows=ROWS, length=LENGTH, seed=0):
@@ -157,9 +174,10 @@ def _run(cfg, inputs, **changes):
 @each_family
 def test_a_token_is_seen_by_those_who_may_see_it(family):
     cfg, tokens, at = tiny(family), _tokens(), 5
-    before = _run(cfg, _inputs(tokens))
-    tokens[:, at] = (tokens[:, at] + 1) % VOCAB
-    moved = np.abs(_run(cfg, _inputs(tokens))["logits"] - before["logits"]).max(-1)
+    inputs = _inputs(tokens)
+    before, changed = _run(cfg, inputs), tokens.copy()
+    changed[:, at] = (tokens[:, at] + 1) % VOCAB
+    moved = np.abs(_run(cfg, inputs | {"tokens": changed})["logits"] - before["logits"]).max(-1)
     assert (moved[:, at:] > 1e-4).all()
     assert (moved[:, :at] < 1e-6).all() if CAUSAL[family] else (moved[:, :at] > 1e-4).all()
 
@@ -197,7 +215,8 @@ def test_packed_sequences_do_not_meet(family):
 @each_family
 def test_absent_inputs_mean_one_segment_from_position_0(family):
     cfg, tokens = tiny(family), _tokens()
-    bare, wanted = _run(cfg, {"tokens": tokens}), _run(cfg, _inputs(tokens))
+    inputs = _inputs(tokens)
+    bare, wanted = _run(cfg, {k: v for k, v in inputs.items() if k.endswith("tokens")}), _run(cfg, inputs)
     for name in wanted:
         np.testing.assert_allclose(bare[name], wanted[name], atol=2e-5)
 
@@ -209,14 +228,13 @@ def test_concatenation_is_of_token_and_position_in_that_order(family):
     params, identity = noisy(cfg, heads), np.eye(32, dtype=np.float32)
 
     def logits(second, inputs):
-        params["positions"]["combine"] = {
-            "kernel": np.concatenate([identity, second]),
-            "bias": np.zeros_like(identity[0]),
-        }
+        combine = {"kernel": np.concatenate([identity, second]), "bias": np.zeros_like(identity[0])}
+        for side in (params["encoder"], params["decoder"]) if "encoder" in params else (params,):
+            side["positions"] = side.get("positions", {}) | {"combine": combine}
         return forward(tiny(family, position_combine="concat"), heads)(params, **inputs)["logits"]
 
     np.testing.assert_allclose(logits(identity, inputs), _run(cfg, inputs)["logits"], atol=2e-5)
-    elsewhere = inputs | {"positions": inputs["positions"][:, ::-1]}
+    elsewhere = inputs | {k: v[:, ::-1] for k, v in inputs.items() if k.endswith("positions")}
     np.testing.assert_array_equal(logits(0 * identity, inputs), logits(0 * identity, elsewhere))
 
 
@@ -285,7 +303,7 @@ def test_rows_that_pad_the_vocabulary_learn_nothing(family):
 
 @each_family
 def test_what_cannot_be_built_is_one_line(family):
-    cfg = tiny(family)
+    cfg = tiny(family, position_embedding="learned")
     check(cfg, 16)
     with pytest.raises(UserError, match="length 17 exceeds the position table"):
         check(cfg, 17)
@@ -305,10 +323,11 @@ def test_hugging_face_configs_and_weights_return_as_they_went(family):
             with pytest.raises(UserError, match="cannot be converted"):
                 architecture.to_hf(cfg, architecture.heads)
             cfg = dataclasses.replace(cfg, window=0)
+        cfg = dataclasses.replace(cfg, **CONVERTIBLE.get(family, {}))
         assert architecture.from_hf(architecture.to_hf(cfg, architecture.heads)) == cfg
     for position in ({"position_combine": "concat"}, {"position_embedding": "sinusoidal"}):
         with pytest.raises(UserError, match="cannot be converted"):
-            architecture.to_hf(tiny(family, **position), architecture.heads)
+            architecture.to_hf(tiny(family, **CONVERTIBLE.get(family, {}) | position), architecture.heads)
     rows, params = architecture.weights(cfg), noisy(cfg, architecture.heads)
     returned = weights.from_hf(rows, weights.to_hf(rows, params, VOCAB), params, VOCAB)
     for path in (row.paths[0] for row in rows if row.vocabulary):

@@ -47,6 +47,17 @@ def test_sinusoids():
         np.testing.assert_allclose(found[0, row, 2 * i : 2 * i + 2], [math.sin(angle), math.cos(angle)], atol=1e-5)
 
 
+def test_sinusoids_in_halves():
+    """All sines, then all cosines: at the paper's frequencies, and at tensor2tensor's, which reach 1/10000 itself."""
+    marian, t2t = (
+        sinusoids(jnp.array([[0, 3, 70]]), 6, f"sinusoidal_{name}")[0] for name in ("marian", "tensor2tensor")
+    )
+    for (row, position), i in ((p, i) for p in enumerate([0, 3, 70]) for i in range(3)):
+        for found, divisor in ((marian, 10000 ** (2 * i / 6)), (t2t, 10000 ** (i / 2))):
+            np.testing.assert_allclose(found[row, i], math.sin(position / divisor), atol=1e-5)
+            np.testing.assert_allclose(found[row, 3 + i], math.cos(position / divisor), atol=1e-5)
+
+
 def test_padded_rows_start_at_zero():
     table = padded(normal(0.5), 3)(jax.random.key(0, impl="rbg"), (5, 200))
     assert (table[3:] == 0).all()

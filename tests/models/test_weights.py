@@ -26,6 +26,7 @@ HEADS = {
     "GPT2Model": (),
     "OpenAIGPTLMHeadModel": ("clm",),
     "OpenAIGPTModel": (),
+    "MarianMTModel": ("seq2seq", "output_bias"),
 }
 
 
@@ -83,6 +84,7 @@ def test_each_preset_with_all_heads_returns_as_it_went(name):
         ("GPT2Model", "transformer.h.0.attn.c_attn.weight", (48, 16), r"\[48, 16\]; .* \[16, 48\]"),
         ("GPT2Model", "transformer.h.1.attn.c_attn.bias", (47,), r"\[47\]; .* \[48\]"),
         ("GPT2Model", "transformer.h.1.ln_1.bias", (), r"\[\]; .* \[16\]"),
+        ("MarianMTModel", "final_logits_bias", (61,), r"\[61\]; .* \[1, 61\]"),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_one_line_that_names_it(name, tensor, shape, message):

@@ -24,6 +24,10 @@ RECIPES: dict[str, tuple[tuple[str, ...], Objective]] = {  # family: heads and o
     "gpt2": (("clm",), objectives.clm()),
     "gpt3": (("clm",), objectives.clm()),
     "openai-gpt": (("clm",), objectives.clm()),
+    "marian": (("seq2seq",), objectives.seq2seq(0.1)),
+}
+CONVERTIBLE: dict[str, dict[str, Any]] = {  # what makes a config one that Hugging Face has
+    "marian": {"position_embedding": "sinusoidal_marian", "layer_norm_eps": 1e-5},
 }
 FAMILIES = {**MODELS, "gpt3": MODELS["gpt2"]}  # GPT-3 is GPT-2 with bands: the tests of families take it as one more
 SHAPES: dict[str, dict[str, Any]] = {"gpt3": {"window": 3}, "openai-gpt": {"intermediate_size": 128}}
@@ -64,12 +68,13 @@ def noisy(cfg: ModelConfig, heads: tuple[str, ...]) -> dict[str, Any]:
 
 @cache
 def forward(cfg: ModelConfig, heads: tuple[str, ...], collect: bool = False) -> Callable[..., dict[str, Any]]:
-    """A jitted (params, **inputs) -> Outputs as a dict, with dense logits."""
-    module = architecture_of(cfg).build(cfg, heads)
+    """A jitted (params, **inputs) -> Outputs as a dict, with dense logits; it takes what the family reads."""
+    architecture = architecture_of(cfg)
+    module = architecture.build(cfg, heads)
 
     @partial(jax.jit, compiler_options=QUICKLY)
     def run(params: Any, **inputs: Any) -> dict[str, Any]:
-        outputs = dict(module.apply({"params": params}, **inputs, collect=collect))
+        outputs = dict(module.apply({"params": params}, **model_inputs(architecture, inputs), collect=collect))
         return outputs | ({"logits": outputs["logits"].dense()} if "logits" in outputs else {})
 
     return run
@@ -105,6 +110,13 @@ def random_batch(family: str, rows: int, length: int, seed: int = 0) -> dict[str
             "next_sentence_labels": rng.integers(0, 2, rows).astype(np.int32),
         }
         real = np.arange(masked)[None] < rng.integers(1, masked + 1, (rows, 1))
+    if family == "marian":  # two segments of moderate length on the encoder's side, of which the first row has one
+        parts = 1 + (np.arange(length)[None] >= rng.integers(2, length // 2, (rows, 1)))
+        parts[0] = 1
+        batch |= {
+            "encoder_tokens": rng.integers(0, VOCAB, (rows, length)).astype(np.int32),
+            "encoder_segment_ids": (parts * (np.arange(length) < length - 1)).astype(np.int32),
+        }
     weights = real * batch["example_weights"][:, None] * rng.choice([0.0, 1.0, 5.0], (rows, 1))
     targets = rng.integers(0, VOCAB, weights.shape).astype(np.int32)
     return batch | {"targets": targets, "loss_weights": weights.astype(np.float32)}

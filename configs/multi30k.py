@@ -1,0 +1,26 @@
+"""A Transformer of 4.7M parameters that translates captions from English into German: the longer run of
+`benchmarks/translation.py`, 40 minutes on two cores.
+
+Command:   python benchmarks/translation.py run
+Data:      as `configs/tiny/transformer.py`.
+Result:    not measured
+"""
+
+from dataclasses import replace
+
+from configs.tiny.transformer import config as tiny
+from lmjax.data.schedule import Stage
+from lmjax.run import RunConfig
+from lmjax.train.checkpoint import CheckpointConfig
+
+
+def config() -> RunConfig:
+    cfg = tiny()
+    return replace(
+        cfg,
+        directory="runs/multi30k",
+        model=replace(cfg.model, hidden_size=256, intermediate_size=1024),
+        stages=(Stage(until_step=1600, batch_size=16, length=128),),
+        optim=replace(cfg.optim, peak_lr=3e-3, warmup=400),
+        checkpoint=CheckpointConfig(every=100, keep=5),
+    )

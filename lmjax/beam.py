@@ -1,0 +1,193 @@
+"""Beam search with an encoder-decoder: the encoder once, then a token a step for all beams, in one compiled program.
+
+The search is transformers' (its `generate` with `num_beams`): of the 2K best continuations of a row's K beams, those
+that end and are among the best K are finished; the best K others go on. Letters: B rows, K beams, S source length,
+T most tokens of a translation, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmjax.errors import UserError
+from lmjax.models import architecture_of
+from lmjax.models.architecture import ModelConfig, check
+from lmjax.models.transformer import empty_cache
+from lmjax.types import Array, Params
+
+SOURCE_MULTIPLE = 16  # sources are padded to multiples of it, so that a program serves many lengths
+NEVER = -1e9  # the score of what must not be chosen
+
+
+@dataclass(frozen=True)
+class Beam:
+    """How translations are searched.
+
+    A translation of n tokens, its end included, scores its log-probability over a length penalty: "gnmt"
+    ((5 + n) / 6)^alpha (Wu et al. 2016, eq. 14; Vaswani et al. 2017 have alpha 0.6), "power" n^alpha (transformers'
+    `length_penalty`). Each ends, at the latest, `max_extra` tokens beyond its source's padded length.
+
+    `early_stopping`, when a row with K finished translations is done: "first_finished" at once (transformers' True),
+    "heuristic" when its best open beam would score less if it ended now (False), "never" only when that could not
+    score more at any length ("never").
+    """
+
+    beams: int = 4
+    length_penalty: Literal["gnmt", "power"] = "gnmt"
+    alpha: float = 0.6
+    early_stopping: Literal["first_finished", "heuristic", "never"] = "heuristic"
+    max_extra: int = 50
+
+    def __post_init__(self) -> None:
+        if self.beams < 1 or self.max_extra < 1:
+            raise UserError(f"{self}: beams and max_extra must be at least 1")
+
+    def score(self, log_p: Array, length: Array | int) -> Array:
+        """The score of translations of `length` tokens."""
+        penalty = (5 + length) / 6 if self.length_penalty == "gnmt" else jnp.asarray(length, jnp.float32)
+        return log_p / penalty**self.alpha
+
+
+class Translation(NamedTuple):
+    """Tokens without the end token, and the score."""
+
+    tokens: list[int]
+    score: float
+
+
+def translate(
+    cfg: ModelConfig, params: Params, sources: Sequence[Sequence[int]], beam: Beam, batch_size: int = 32
+) -> list[Translation]:
+    """The best translation of each source (token ids that close with the end token).
+
+    Sources of like length are searched together; a row's result does not depend on its neighbours.
+
+    Raises:
+      UserError: a model without an encoder, an empty source, or one too long for the position table.
+    """
+    if "encoder_tokens" not in architecture_of(cfg).inputs:
+        raise UserError(f"{type(cfg).__name__}: this model has no encoder and cannot translate")
+    if not all(sources):
+        raise UserError("a source is empty; give at least its end token")
+    found: dict[int, Translation] = {}
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        width = -(-len(sources[chosen[-1]]) // SOURCE_MULTIPLE) * SOURCE_MULTIPLE
+        check(cfg, width + beam.max_extra)
+        rows = [list(sources[i]) for i in chosen] + [[0]] * (batch_size - len(chosen))  # one shape for all batches
+        tokens_BS = np.array([row + [0] * (width - len(row)) for row in rows], np.int32)
+        segment_ids_BS = (np.arange(width) < np.array([len(row) for row in rows])[:, None]).astype(np.int32)
+        best_BT, score_B = jax.device_get(search(cfg, beam, width + beam.max_extra, params, tokens_BS, segment_ids_BS))
+        for i, row, score in zip(chosen, best_BT[:, 0].tolist(), score_B[:, 0].tolist(), strict=False):
+            found[i] = Translation(_until(row, cfg.eos_token_id), score)  # type: ignore[attr-defined]
+    return [found[i] for i in range(len(sources))]
+
+
+def _until(tokens: list[int], end: int) -> list[int]:
+    return tokens[: tokens.index(end)] if end in tokens else tokens
+
+
+class _Search(NamedTuple):
+    """`log_p` [B, K] and `open` [B, K, T] of beams that go on; `scores` and `done` of finished ones, and which of
+    these exist, bool [B, K]; which rows may still improve, bool [B]; logits [B, K, V] of the next token."""
+
+    length: Array
+    log_p: Array
+    open: Array
+    scores: Array
+    done: Array
+    exists: Array
+    improves: Array
+    logits: Array
+    cache: Any
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def search(
+    cfg: Any, beam: Beam, longest: int, params: Params, encoder_tokens_BS: Array, encoder_segment_ids_BS: Array
+) -> tuple[Array, Array]:
+    """The K best translations of each row, int32 [B, K, T], the end token from their ends on, and their scores float32
+    [B, K], best first. T is `longest`."""
+    heads = tuple(h for h in architecture_of(cfg).heads if h != "output_bias" or "output_bias" in params)
+    model = architecture_of(cfg).build(cfg, heads)
+    (B, S), K, V = encoder_tokens_BS.shape, beam.beams, cfg.vocab_size
+
+    def forward(tokens: Array, position: Array | int, cache: Any, **encoder: Array) -> tuple[Array, Any]:
+        positions = jnp.full_like(tokens, position)
+        outputs = model.apply({"params": params}, tokens=tokens, positions=positions, cache=cache, **encoder)
+        return outputs["logits"].dense()[:, 0], outputs["cache"]
+
+    def advance(state: _Search) -> _Search:
+        total = jax.nn.log_softmax(state.logits, axis=-1) + state.log_p[..., None]
+        log_p, index = jax.lax.top_k(total.reshape(B, K * V), 2 * K)
+        parent, token = index // V, (index % V).astype(jnp.int32)
+        n = state.length + 1
+        text = _rows(state.open, parent).at[:, :, state.length].set(token)
+        ends = (token == cfg.eos_token_id) | (n == longest)
+
+        closed = jnp.all(state.exists, -1) if beam.early_stopping == "first_finished" else jnp.zeros(B, bool)
+        finishes = ends & (jnp.arange(2 * K) < K)[None] & (state.improves & ~closed)[:, None]
+        scores = jnp.concatenate([state.scores, jnp.where(finishes, beam.score(log_p, n), NEVER)], 1)
+        scores, kept = jax.lax.top_k(scores, K)
+        done = _rows(jnp.concatenate([state.done, text], 1), kept)
+        exists = jnp.take_along_axis(jnp.concatenate([state.exists, finishes], 1), kept, 1)
+
+        log_p, going = jax.lax.top_k(jnp.where(ends, log_p + NEVER, log_p), K)
+        parent, token = jnp.take_along_axis(parent, going, 1), jnp.take_along_axis(token, going, 1)
+        best = beam.score(log_p[:, 0], longest if beam.early_stopping == "never" and beam.alpha > 0 else n)
+        improves = state.improves & (best > jnp.where(jnp.all(exists, -1), scores[:, -1], NEVER))
+
+        cache = _choose_beams(state.cache, parent)
+        logits, cache = forward(token.reshape(B * K, 1), n, cache)
+        return _Search(n, log_p, _rows(text, going), scores, done, exists, improves, logits.reshape(B, K, V), cache)
+
+    def unfinished(state: _Search) -> Array:
+        full = jnp.all(state.exists) if beam.early_stopping == "first_finished" else False
+        return (state.length < longest) & jnp.any(state.improves) & ~jnp.asarray(full)
+
+    start_B1 = jnp.full((B, 1), cfg.decoder_start_token_id, jnp.int32)
+    encoder = {"encoder_tokens": encoder_tokens_BS, "encoder_segment_ids": encoder_segment_ids_BS}
+    logits, cache = forward(start_B1, 0, empty_cache(cfg, B, longest, S), **encoder)
+    first = jnp.where(jnp.arange(K) == 0, 0.0, NEVER)  # the beams are alike as yet: one of them counts
+    texts = jnp.full((B, K, longest), cfg.eos_token_id, jnp.int32)
+    state = _Search(
+        length=jnp.zeros((), jnp.int32),
+        log_p=jnp.broadcast_to(first[None], (B, K)),
+        open=texts,
+        scores=jnp.full((B, K), NEVER),
+        done=texts,
+        exists=jnp.zeros((B, K), bool),
+        improves=jnp.ones(B, bool),
+        logits=jnp.broadcast_to(logits[:, None], (B, K, V)),
+        cache=_repeat(cache, K),
+    )
+    state = jax.lax.while_loop(unfinished, advance, state)
+    return state.done, state.scores
+
+
+def _rows(x_BKT: Array, index_BJ: Array) -> Array:
+    return jnp.take_along_axis(x_BKT, index_BJ[..., None], axis=1)
+
+
+def _repeat(cache: Any, beams: int) -> Any:
+    """Each row of the cache for each of its beams."""
+    return {
+        "layers": jax.tree.map(lambda x: jnp.repeat(x, beams, axis=1), cache["layers"]),
+        "segment_ids": jnp.repeat(cache["segment_ids"], beams, axis=0),
+        "encoder_segment_ids": jnp.repeat(cache["encoder_segment_ids"], beams, axis=0),
+        "length": cache["length"],
+    }
+
+
+def _choose_beams(cache: Any, parent_BK: Array) -> Any:
+    """Each beam's own keys and values become its parent's; what it reads of the source is the same for all beams."""
+    B, K = parent_BK.shape
+    index = (jnp.arange(B)[:, None] * K + parent_BK).reshape(-1)
+    own = jax.tree.map(lambda x: jnp.take(x, index, axis=1), cache["layers"]["self"])
+    return cache | {"layers": cache["layers"] | {"self": own}}
