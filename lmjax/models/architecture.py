@@ -37,7 +37,7 @@ class ModelConfig:
     attention_dropout: float = 0.1
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
-    position_embedding: Literal["learned", "sinusoidal"] = "learned"
+    position_embedding: Literal["learned", "sinusoidal", "none"] = "learned"
     position_combine: Literal["add", "concat"] = "add"
     dtype: Dtype = "float32"
     attention: Implementation = operational("xla")
@@ -71,6 +71,9 @@ class Architecture:
       hf_fixed: keys of config.json that may have no other value here.
       flops: (config, length, heads, predictions a row) -> floating-point operations of one row's forward pass.
       presets: published shapes by name.
+      carry: (config, rows) -> the state before any word, of a model that may carry one from batch to batch.
+      reads: "words" reads each word by its characters, [B, L, C].
+      files: what released weights lie in, "hdf5" beside an options.json.
     """
 
     config: type[ModelConfig]
@@ -87,6 +90,9 @@ class Architecture:
     hf_fixed: Mapping[str, Any]
     flops: Callable[[Any, int, tuple[str, ...], int], float]
     presets: Mapping[str, ModelConfig]
+    carry: Callable[[Any, int], dict[str, Any]] | None = None
+    reads: Literal["tokens", "words"] = "tokens"
+    files: Literal["safetensors", "hdf5"] = "safetensors"
 
 
 def check(cfg: ModelConfig, length: int) -> None:

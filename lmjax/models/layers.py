@@ -44,11 +44,12 @@ class Dense(nn.Module):
     outputs: tuple[int, ...]
     kernel_init: Initializer
     use_bias: bool = True
+    bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, self.inputs + self.outputs, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, self.outputs, jnp.float32) if self.use_bias else None
+        bias = self.param("bias", self.bias_init, self.outputs, jnp.float32) if self.use_bias else None
         return dense(x, kernel, bias, inputs=len(self.inputs))
 
 
@@ -110,6 +111,8 @@ class PositionEmbedding(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: Array, positions_BL: Array) -> Array:
         cfg, D = self.cfg, self.cfg.hidden_size
+        if cfg.position_embedding == "none":
+            return x_BLD
         if cfg.position_embedding == "learned":
             position_BLD = Embedding(cfg.max_position_embeddings, D, self.kernel_init, name="position")(positions_BL)
         else:
@@ -169,10 +172,8 @@ def stack(block: type[nn.Module], cfg: ModelConfig, train: bool, collect: bool) 
 
     The result maps (x_BLD, cache stacked over N or None, mask, offset) to (x_BLD, per-layer outputs stacked over N).
     """
-    policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
-    body = block if cfg.remat == "none" else nn.remat(block, prevent_cse=False, policy=policies[cfg.remat])
     scanned = nn.scan(
-        body,
+        rematerialised(block, cfg),
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]  (flax's hint says int)
@@ -180,6 +181,12 @@ def stack(block: type[nn.Module], cfg: ModelConfig, train: bool, collect: bool) 
         unroll=min(cfg.unroll, cfg.num_hidden_layers),
     )
     return scanned(cfg, train, collect, name="layers")
+
+
+def rematerialised(block: type[nn.Module], cfg: ModelConfig) -> Any:
+    """`block`, of which the backward pass computes again what `cfg.remat` says."""
+    policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+    return block if cfg.remat == "none" else nn.remat(block, prevent_cse=False, policy=policies[cfg.remat])
 
 
 def hold_batch(x_BLD: Array) -> Array:
