@@ -20,11 +20,13 @@ from lmjax.config import from_stored
 from lmjax.data.huggingface import VOCABULARIES, write_tokenizer
 from lmjax.data.store import built_aside
 from lmjax.data.tokenizers import Tokenizer, load_tokenizer
+from lmjax.data.words import BEGIN_SENTENCE, CHARACTERS, END_SENTENCE, NUM_CHARACTERS, spell
 from lmjax.errors import UserError, did_you_mean
 from lmjax.generate import Sampling, generate
 from lmjax.models import architecture_of
 from lmjax.models.architecture import Architecture, ModelConfig, abstract_params, check, num_params
-from lmjax.models.huggingface import Model, read_json, read_model, write_model
+from lmjax.models.huggingface import Model, read_json, read_model, released_options, write_model
+from lmjax.ops.vocabulary import VocabLogits
 from lmjax.tasks import TaskConfig, make_task
 from lmjax.train.checkpoint import find, read_config, restore_params
 from lmjax.types import Array, Params
@@ -43,7 +45,7 @@ def load(path: str | os.PathLike[str]) -> "LanguageModel":
         mend = f"if it is an id on the Hugging Face Hub, `hf download {path} --local-dir {path.name}` fetches it"
         raise UserError(f"no directory {path}; {mend}")
     config = path / "config.json"
-    is_ours = not config.exists() or "schema_version" in read_json(config)
+    is_ours = "schema_version" in read_json(config) if config.exists() else not released_options(path)
     model, folders = _read_run(path) if is_ours else (read_model(path), [path])
     tokenizer = next((load_tokenizer(f) for f in folders if any(any(f.glob(v)) for v in VOCABULARIES)), None)
     if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
@@ -92,6 +94,11 @@ class LanguageModel:
         return "cache" in self._architecture.inputs
 
     @property
+    def reads_words(self) -> bool:
+        """Whether it reads words by their characters, and needs no tokenizer for that."""
+        return self._architecture.reads == "words"
+
+    @property
     def num_params(self) -> int:
         """Parameters, without the rows that pad the vocabulary."""
         return num_params(self._architecture, self.config, self.heads)
@@ -101,12 +108,13 @@ class LanguageModel:
 
         Args:
           features: of these, what the model knows: tokens [B, L], attention_mask [B, L] (1 real, 0 padding),
-            token_type_ids, segment_ids, positions [B, L], mlm_positions [B, M] (logits there only). All integers.
+            token_type_ids, segment_ids, positions [B, L], mlm_positions [B, M] (logits there only). All integers. A
+            model that reads words takes tokens [B, L, C], see `data.words.spell`.
           collect: "hidden_states" [N+1, B, L, D] and "attentions" float32 [N, B, H, L, L], where they are wanted.
 
         Returns:
-          hidden [B, L, D] in the model's dtype; logits float32 [B, L, V]; pooled [B, D] and next_sentence_logits
-          float32 [B, 2] where the model has them; and what was to be collected.
+          hidden [B, L, D] in the model's dtype; logits (forward_logits, backward_logits) float32 [B, L, V]; pooled
+          [B, D] and next_sentence_logits float32 [B, 2] where the model has them; and what was to be collected.
 
         Raises:
           UserError: an unknown, missing or misshapen feature, ids out of range, rows longer than the position table.
@@ -116,12 +124,15 @@ class LanguageModel:
     def encode(self, texts: str | Sequence[str | tuple[str, str]], multiple_of: int = 1) -> dict[str, Any]:
         """Text as features, int32 [B, L] each: `lm(**lm.encode(texts))`. A pair of texts is BERT's sentences A and B.
 
-        BERT's rows are [CLS] A [SEP] B [SEP]; GPT's have no special tokens. Rows are padded on the right to the
-        longest, rounded up to `multiple_of`. Rows that outgrow the position table are cut, with a warning.
+        BERT's rows are [CLS] A [SEP] B [SEP]; GPT's have no special tokens; ELMo's words, split at whitespace, stand
+        between <S> and </S>, tokens [B, L, C]. Rows are padded on the right to the longest, rounded up to
+        `multiple_of`. Rows that outgrow the position table are cut, with a warning.
         """
         split = [(t,) if isinstance(t, str) else t for t in ([texts] if isinstance(texts, str) else texts)]
         if not split:
             raise UserError("there is no text to encode")
+        if self.reads_words:
+            return _spelled([[word for text in row for word in text.split()] for row in split], multiple_of)
         ids = iter(self.tokenizer.encode_batch([text for row in split for text in row]))
         begin, end = self._frame()
         rows, too_long = [], 0
@@ -166,7 +177,7 @@ class LanguageModel:
         return architecture_of(self.config)
 
     def _known(self) -> set[str]:
-        return {"attention_mask", *self._architecture.inputs} - {"cache"}
+        return {"attention_mask", *self._architecture.inputs} - {"cache", "carry"}
 
     def _frame(self) -> tuple[list[int], list[int]]:
         """What stands before a row and after each of its texts."""
@@ -195,7 +206,7 @@ class LanguageModel:
             raise UserError(f"this model knows no '{unknown[0]}'{did_you_mean(unknown[0], known)}")
         if "tokens" not in features:
             raise UserError("tokens are missing")
-        inputs = dict(_checked(features, self.config))
+        inputs = dict(_checked(features, self.config, self.reads_words))
         check(self.config, inputs["tokens"].shape[1])
         if "attention_mask" in inputs:
             if "segment_ids" in inputs:
@@ -206,13 +217,26 @@ class LanguageModel:
         return inputs
 
 
-def _checked(features: Mapping[str, Any], cfg: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
-    limits = {"tokens": cfg.vocab_size, "token_type_ids": getattr(cfg, "type_vocab_size", 0), "attention_mask": 2}
+def _spelled(rows: list[list[str]], multiple_of: int) -> dict[str, np.ndarray]:
+    """Sentences of words as tokens [B, L, C] and attention_mask [B, L]."""
+    framed = [spell([BEGIN_SENTENCE, *words, END_SENTENCE]) for words in rows]
+    width = -(-max(map(len, framed)) // multiple_of) * multiple_of
+    mask = (np.arange(width)[None] < np.array([[len(row)] for row in framed])).astype(np.int32)
+    tokens = np.zeros((*mask.shape, CHARACTERS), np.int32)
+    tokens[mask == 1] = np.concatenate(framed)
+    return {"tokens": tokens, "attention_mask": mask}
+
+
+def _checked(features: Mapping[str, Any], cfg: ModelConfig, words: bool) -> Iterator[tuple[str, np.ndarray]]:
+    ids = NUM_CHARACTERS if words else cfg.vocab_size
+    limits = {"tokens": ids, "token_type_ids": getattr(cfg, "type_vocab_size", 0), "attention_mask": 2}
     shape = np.shape(features["tokens"])
     for name, value in features.items():
         array = np.asarray(value)
-        if array.dtype.kind not in "iub" or array.ndim != 2 or (array.shape != shape and name != "mlm_positions"):
-            raise UserError(f"{name} must be integers [batch, length] like tokens; found {array.dtype} {array.shape}")
+        rank, wanted = (3, "[batch, length, characters]") if words and "tokens" in name else (2, "[batch, length]")
+        fits = array.shape[:2] == shape[:2] or name == "mlm_positions"
+        if array.dtype.kind not in "iub" or array.ndim != rank or not fits:
+            raise UserError(f"{name} must be integers {wanted} like tokens; found {array.dtype} {array.shape}")
         if name in limits and array.size and (array.min() < 0 or array.max() >= limits[name]):
             raise UserError(f"{name} holds {array.min()} to {array.max()}; possible is 0 to {limits[name] - 1}")
         yield name, array.astype(np.int32)
@@ -224,4 +248,4 @@ def _forward(
 ) -> dict[str, Array]:
     outputs = architecture_of(cfg).build(cfg, heads).apply({"params": params}, **inputs, collect=bool(collect))
     outputs = {k: v for k, v in outputs.items() if k in collect or k not in ("hidden_states", "attentions")}
-    return outputs | ({"logits": outputs["logits"].dense()} if "logits" in outputs else {})
+    return {k: v.dense() if isinstance(v, VocabLogits) else v for k, v in outputs.items()}

@@ -71,8 +71,8 @@ def next_sentence_terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
 def bilm(negatives: int) -> Objective:
     """A bidirectional language model's mean of both directions (Peters et al. 2018, section 3.1), also reported apart.
 
-    `negatives`: how many words a training step scores beside the targets (`ops.sampled_softmax`); 0 = all of them, as in
-    evaluation always. Outputs without a "sampling_key" are those of an evaluation.
+    `negatives`: how many words a training step scores beside the targets (`ops.sampled_softmax`); 0 = all of them, as
+    in evaluation always. Outputs without a "sampling_key" are those of an evaluation.
     Shapes: targets and backward_targets int32, loss_weights float32, [B, L].
     """
 

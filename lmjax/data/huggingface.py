@@ -8,7 +8,8 @@ from etils import epath
 
 from lmjax.data.tokenizers import SentencePieceTokenizer, Tokenizer
 
-VOCABULARIES = ("tokenizer.json", "*.model", "vocab.txt", "words.txt", "vocab.bpe", "merges.txt")  # what a directory may hold
+# what a directory may hold
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab.txt", "words.txt", "vocab.bpe", "merges.txt")
 
 
 def write_tokenizer(tokenizer: Tokenizer, directory: epath.Path, max_length: int, framed: bool) -> None:

@@ -6,11 +6,11 @@ source -> documents, spooled by side of the hold-out -> tokenizer (trained on th
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +130,7 @@ def _write_split(directory: epath.Path, texts: Iterator[list[str]], tokenizer: T
         unknown = {"unknown_at": "i8", "unknown_spelling": "u2"}
         arrays |= {name: ArrayWriter(directory / name, np.dtype(dtype)) for name, dtype in unknown.items()}
     flags = _flags(tokenizer)
-    while group := list(islice(texts, BATCH)):
+    while group := list(itertools.islice(texts, BATCH)):
         encoded = iter(tokenizer.encode_batch([sentence for document in group for sentence in document]))
         for document in group:
             sentences = [ids for _ in document if (ids := next(encoded))]
@@ -165,12 +165,12 @@ def _append_document(
 
 
 def _append_words(
-    arrays: dict[str, ArrayWriter], texts: list[str], sentences: list[list[int]], flags: np.ndarray, tokenizer: Tokenizer
+    arrays: dict[str, ArrayWriter], texts: list[str], ids: list[list[int]], flags: np.ndarray, tokenizer: Tokenizer
 ) -> None:
     """Each sentence closed by </S>, and the spelling of the words that the vocabulary lacks."""
     words = [word for text in texts if (found := text.split()) for word in (*found, END_SENTENCE)]
-    closed = [[*ids, tokenizer.sep_id or 0] for ids in sentences]
-    unknown = [i for i, token in enumerate(token for ids in closed for token in ids) if token == tokenizer.unk_id]
+    closed = [[*sentence, tokenizer.sep_id or 0] for sentence in ids]
+    unknown = [i for i, token in enumerate(itertools.chain(*closed)) if token == tokenizer.unk_id]
     arrays["unknown_at"].append(arrays["tokens"].size + np.array(unknown, np.int64))
     arrays["unknown_spelling"].append(spell([words[i] for i in unknown]).reshape(-1))
     _append_document(arrays, closed, flags, None)

@@ -1,11 +1,11 @@
 """ELMo (Peters et al. 2018): words read by their characters, then two language models, one in each direction.
 
 Shape and order of operations are those of the released code (bilm-tf) and weights: gates lie in the file as input,
-candidate, forget, output; 1 is added to the forget gate when it is used; a highway's "carry" gate weighs the transformed
-half; the residual around the second layer carries the dropped input. Recurrences are one `lax.scan` a direction and
-layer, with the inputs' products taken before the loop.
+candidate, forget, output; 1 is added to the forget gate when it is used; a highway's "carry" gate weighs what was
+transformed; the residual around the second layer carries the dropped input. Recurrences are one `lax.scan` a direction
+and layer, with the inputs' products taken before the loop.
 
-Letters as in `layers`; C characters a word, E character size, W a filter's width, F filters, H cells, P positions.
+Letters as in `layers` and `characters`; H cells, G gates (4H).
 """
 
 from collections.abc import Mapping
@@ -19,14 +19,13 @@ from jax.sharding import PartitionSpec as P
 
 from lmjax.errors import UserError
 from lmjax.models.architecture import Architecture, ModelConfig
-from lmjax.models.layers import Dense, Dropout, Embedding, hold_batch, normal, padded, rematerialised
+from lmjax.models.characters import CHARACTERS, ROWS, CharacterCnn
+from lmjax.models.layers import Dropout, hold_batch, normal, padded, rematerialised
 from lmjax.models.weights import Weight
 from lmjax.ops.dense import dense
 from lmjax.ops.vocabulary import VocabLogits
 from lmjax.types import Array, Outputs
 
-CHARACTERS, ROWS = 50, 261  # slots of a word; rows of the character table: its ids less 1, since id 0 is no character
-PAD = 261
 DIRECTIONS = ("forward", "backward")
 RELEASED = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 
@@ -35,7 +34,7 @@ RELEASED = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 class ElmoConfig(ModelConfig):
     """Shape of an ELMo; the defaults are the original's.
 
-    `vocab_size` is of the words that are predicted; `hidden_size` a direction's width and `intermediate_size` its cells.
+    `vocab_size` is of the words that are predicted; `hidden_size` a direction's width, `intermediate_size` its cells.
     `filters`: (width, count) pairs. A clip of 0 means none. `unroll` is of the scan over words. There is neither
     attention nor a table of positions: what the base says of them is not read.
     """
@@ -58,49 +57,6 @@ class ElmoConfig(ModelConfig):
     @property
     def num_filters(self) -> int:
         return sum(count for _, count in self.filters)
-
-
-class Convolution(nn.Module):
-    """Filters of one width over a word's characters, padding included, and the largest answer of each."""
-
-    width: int
-    count: int
-    kernel_init: nn.initializers.Initializer
-
-    @nn.compact
-    def __call__(self, x_BLCE: Array) -> Array:
-        C, E = x_BLCE.shape[2:]
-        kernel = self.param("kernel", self.kernel_init, (1, self.width, E, self.count), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.count,), jnp.float32)
-        windows = [x_BLCE[:, :, start : C - self.width + 1 + start] for start in range(self.width)]
-        return jnp.max(dense(jnp.stack(windows, 3), kernel[0], bias, inputs=2), 2)
-
-
-class CharacterCnn(nn.Module):
-    """Words by their characters, int32 [B, L, C], to vectors [B, L, D]: convolutions, highways, a projection."""
-
-    cfg: ElmoConfig
-
-    @nn.compact
-    def __call__(self, characters_BLC: Array) -> Array:
-        cfg, F = self.cfg, self.cfg.num_filters
-        E, fan = cfg.character_size, normal(F**-0.5)
-        missing = max(0, CHARACTERS - characters_BLC.shape[-1])
-        characters_BLC = jnp.pad(characters_BLC, ((0, 0), (0, 0), (0, missing)), constant_values=PAD)
-        table = Embedding(ROWS, E, _uniform(1.0), name="characters")
-        x_BLCE = table(jnp.maximum(characters_BLC - 1, 0)) * (characters_BLC > 0)[..., None]
-        x_BLCE = x_BLCE.astype(cfg.dtype)
-        found = []
-        for number, (width, count) in enumerate(cfg.filters):
-            init = _uniform(0.05) if cfg.activation == "relu" else normal((width * E) ** -0.5)
-            found.append(Convolution(width, count, init, name=f"convolution_{number}")(x_BLCE))
-        x_BLF = {"relu": jax.nn.relu, "tanh": jnp.tanh}[cfg.activation](jnp.concatenate(found, -1))
-        for number in range(cfg.num_highways):
-            open_ = nn.initializers.constant(-2.0)
-            gate_BLF = jax.nn.sigmoid(Dense((F,), (F,), fan, bias_init=open_, name=f"highway_{number}_carry")(x_BLF))
-            new_BLF = jax.nn.relu(Dense((F,), (F,), fan, name=f"highway_{number}_transform")(x_BLF))
-            x_BLF = gate_BLF * new_BLF + (1 - gate_BLF) * x_BLF
-        return hold_batch(Dense((F,), (cfg.hidden_size,), fan, name="projection")(x_BLF))
 
 
 class Lstm(nn.Module):
@@ -184,7 +140,10 @@ class Elmo(nn.Module):
         the word's vector twice; while training, "sampling_key".
         """
         cfg, B, L = self.cfg, *tokens.shape[:2]
-        cnn, spelled = CharacterCnn(cfg, name="cnn"), tokens if tokens.ndim == 3 else tokens[..., None]
+        cnn = rematerialised(CharacterCnn, cfg)(
+            cfg.hidden_size, cfg.character_size, cfg.filters, cfg.num_highways, cfg.activation, cfg.dtype, name="cnn"
+        )
+        spelled = tokens if tokens.ndim == 3 else tokens[..., None]
         x_BLD = cnn(spelled)
         segments = jnp.ones((B, L), jnp.int32) if segment_ids is None else segment_ids
         if backward_tokens is None:
@@ -242,10 +201,6 @@ def _same_text(segments_BL: Array) -> Array:
     before_BL = jnp.pad(latest_BL[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     previous_BL = jnp.take_along_axis(segments_BL, jnp.maximum(before_BL, 0), axis=1)
     return ((before_BL < 0) | (previous_BL == segments_BL)).astype(jnp.float32)
-
-
-def _uniform(limit: float) -> nn.initializers.Initializer:
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
 
 
 def _clip(x: Array, limit: float) -> Array:

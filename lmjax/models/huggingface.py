@@ -1,7 +1,7 @@
 """Hugging Face directories, `config.json` beside `model.safetensors`: read in the forms that are about, written in one.
 
-ELMo's release, `options.json` beside an HDF5 file, is read and written in the same way. They are data: JSON, safetensors
-and HDF5 are read, nothing is executed or unpickled.
+ELMo's release, `options.json` beside an HDF5 file, is read and written in the same way. They are data: JSON,
+safetensors and HDF5 are read, nothing is executed or unpickled.
 """
 
 import json

@@ -173,7 +173,7 @@ def stack(block: type[nn.Module], cfg: ModelConfig, train: bool, collect: bool) 
     The result maps (x_BLD, cache stacked over N or None, mask, offset) to (x_BLD, per-layer outputs stacked over N).
     """
     scanned = nn.scan(
-        rematerialised(block, cfg),
+        rematerialised(block, cfg, prevent_cse=False),  # a scan's body is not merged with its copy anyway
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]  (flax's hint says int)
@@ -183,10 +183,10 @@ def stack(block: type[nn.Module], cfg: ModelConfig, train: bool, collect: bool) 
     return scanned(cfg, train, collect, name="layers")
 
 
-def rematerialised(block: type[nn.Module], cfg: ModelConfig) -> Any:
+def rematerialised(block: type[nn.Module], cfg: ModelConfig, prevent_cse: bool = True) -> Any:
     """`block`, of which the backward pass computes again what `cfg.remat` says."""
     policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
-    return block if cfg.remat == "none" else nn.remat(block, prevent_cse=False, policy=policies[cfg.remat])
+    return block if cfg.remat == "none" else nn.remat(block, prevent_cse=prevent_cse, policy=policies[cfg.remat])
 
 
 def hold_batch(x_BLD: Array) -> Array:

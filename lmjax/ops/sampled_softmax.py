@@ -1,8 +1,9 @@
 """Softmax over the target and a sample of the vocabulary (Jean et al. 2015), as TensorFlow's sampled_softmax_loss.
 
-For vocabularies in order of frequency: word k is drawn with probability log((k + 2) / (k + 1)) / log(V + 1). Draws go on
-until S different words are found; their number N, the tries, gives the expected count of a word, 1 - (1 - p)^N, whose
-logarithm is subtracted from its logit, the target's too. A negative that is a position's target does not count there.
+For vocabularies in order of frequency: word k is drawn with p = log((k + 2) / (k + 1)) / log(V + 1). Draws go on until
+S different words are found (TensorFlow's `unique`); their number N, the tries, gives the expected count of a word,
+1 - (1 - p)^N, whose logarithm is subtracted from its logit, the target's too. A negative that is a position's target
+(an accidental hit) does not count there.
 
 Letters: B batch, L length, D width, V vocabulary, S negatives.
 """

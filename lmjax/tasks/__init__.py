@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from lmjax.tasks import pretraining
+from lmjax.tasks import bilm, pretraining
 from lmjax.tasks.task import Task, TaskConfig
 
 TASKS: dict[type[TaskConfig], Callable[[Any], Task]] = {
     pretraining.MlmConfig: pretraining.mlm,
     pretraining.ClmConfig: pretraining.clm,
+    bilm.BilmConfig: bilm.bilm,
 }
 
 

@@ -15,7 +15,7 @@ from lmjax.verify import fingerprint
 from tests.end_to_end import tiny
 
 SCRIPT = Path(tiny.__file__)
-KILLS = 10
+CASES = [("bert", 60, 10), ("gpt2", 60, 10), ("elmo", 12, 1), ("elmo_stateless", 12, 1)]  # name, steps, kills
 
 
 def start(name: str, root: Path, run: Path) -> subprocess.Popen[bytes]:
@@ -44,14 +44,14 @@ def log_without_times(run: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k != "time"} for line in lines]
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2"])
-def test_killed_and_resumed_is_bitwise_the_same(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "steps", "kills"), CASES)
+def test_killed_and_resumed_is_bitwise_the_same(name: str, steps: int, kills: int, tmp_path: Path) -> None:
     for seed in (0, 1):
         tiny.write_text(tmp_path, seed)
     finish(name, tmp_path, tmp_path / "untouched")
     seed = int.from_bytes(os.urandom(4), "big")
     rng, run = random.Random(seed), tmp_path / "killed"
-    for target in sorted(rng.randrange(60) for _ in range(KILLS)):
+    for target in sorted(rng.randrange(steps) for _ in range(kills)):
         process = start(name, tmp_path, run)
         while process.poll() is None and last_logged(run) < target:
             time.sleep(0.001)
@@ -62,4 +62,4 @@ def test_killed_and_resumed_is_bitwise_the_same(name: str, tmp_path: Path) -> No
 
     assert fingerprint(run) == fingerprint(tmp_path / "untouched"), f"kill moments drawn from seed {seed}"
     assert log_without_times(run) == log_without_times(tmp_path / "untouched")
-    assert fingerprint(run)[0] == 60
+    assert fingerprint(run)[0] == steps

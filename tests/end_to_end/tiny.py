@@ -1,7 +1,7 @@
-"""Two runs small enough to be killed and started again many times: `tiny.py bert|gpt2 DIRECTORY [--field value ...]`.
+"""Runs small enough to be killed and started again many times: `tiny.py NAME DIRECTORY [--field value ...]`.
 
 BERT crosses a stage boundary, goes through a batch ramp and skips data twice; GPT-2 accumulates and draws from a
-mixture.
+mixture; ELMo accumulates and carries its states, "elmo_stateless" does without.
 """
 
 import sys
@@ -16,8 +16,10 @@ from lmjax.data.schedule import Stage
 from lmjax.data.sources import TextFiles
 from lmjax.data.tokenizers import TokenizerConfig
 from lmjax.models.bert import BertConfig
+from lmjax.models.elmo import ElmoConfig
 from lmjax.models.gpt import GptConfig
 from lmjax.run import RunConfig, prepare_data
+from lmjax.tasks.bilm import BilmConfig
 from lmjax.tasks.pretraining import ClmConfig, MlmConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.evaluate import EvalConfig
@@ -48,7 +50,7 @@ def write_text(directory: Path, seed: int = 0, documents: int = 60) -> None:
 
 def data(root: Path, kind: str, seed: int) -> DataConfig:
     source = TextFiles((str(root / f"text{seed}.txt"),), documents="blank_line")
-    tokenizer = TokenizerConfig(kind, 300)  # type: ignore[arg-type]
+    tokenizer = TokenizerConfig(kind, 150 if kind == "words" else 300)  # type: ignore[arg-type]
     return DataConfig(str(root / f"store_{kind}{seed}"), source, tokenizer, heldout=0.2)
 
 
@@ -71,6 +73,22 @@ def config(name: str, root: Path) -> RunConfig:
             ),
             skips=((12, 3), (41, 2)),
             **common,
+        )
+    if name.startswith("elmo"):
+        return RunConfig(
+            model=ElmoConfig(
+                vocab_size=150,
+                hidden_size=16,
+                intermediate_size=32,
+                character_size=4,
+                filters=((1, 4), (2, 8)),
+                num_highways=1,
+            ),
+            task=BilmConfig(carry=name == "elmo", negatives=20),
+            data=(WeightedData(data(root, "words", 0)),),
+            stages=(Stage(until_step=12, batch_size=8, length=6, micro_batches=2),),
+            skips=((7, 2),),
+            **common | {"optim": OptimConfig("adagrad", peak_lr=0.2, weight_decay=0.0, decay="constant")},
         )
     tokenizer = replace(
         data(root, "byte_bpe", 0).tokenizer, kind="file", path=str(root / "store_byte_bpe0" / "tokenizer")

@@ -13,6 +13,7 @@ from lmjax.models import MODELS, architecture_of
 from lmjax.models.architecture import ModelConfig, abstract_params, model_inputs
 from lmjax.models.weights import flatten, unflatten
 from lmjax.objectives import Objective
+from lmjax.ops.vocabulary import VocabLogits
 
 VOCAB = 120  # the tables have 128 rows
 # Compiles models in a quarter of the time; the same operations.
@@ -22,6 +23,12 @@ if jax.__version_info__ < (0, 12):  # later ones know no other emitters
 RECIPES: dict[str, tuple[tuple[str, ...], Objective]] = {  # family: heads and objective of its pretraining
     "bert": (("mlm", "nsp"), objectives.mlm(next_sentence=True)),
     "gpt2": (("clm",), objectives.clm()),
+    "elmo": (("bilm",), objectives.bilm(negatives=0)),
+}
+# Families without attention and positions; what a generic test says of those does not speak of them.
+RECURRENT = {"elmo"}
+SHAPES: dict[str, dict[str, Any]] = {  # what makes a family's model tiny beside the sizes that all have
+    "elmo": {"character_size": 4, "filters": ((1, 4), (2, 12), (3, 16)), "num_highways": 1}
 }
 
 
@@ -34,6 +41,7 @@ def tiny(family: str, **changes: Any) -> ModelConfig:
         "num_attention_heads": 4,
         "intermediate_size": 64,
         "max_position_embeddings": 16,
+        **SHAPES.get(family, {}),
     }
     config = MODELS[family].config
     quiet = {f.name: 0.0 for f in fields(config) if f.name.endswith("dropout")}
@@ -60,13 +68,14 @@ def noisy(cfg: ModelConfig, heads: tuple[str, ...]) -> dict[str, Any]:
 
 @cache
 def forward(cfg: ModelConfig, heads: tuple[str, ...], collect: bool = False) -> Callable[..., dict[str, Any]]:
-    """A jitted (params, **inputs) -> Outputs as a dict, with dense logits."""
-    module = architecture_of(cfg).build(cfg, heads)
+    """A jitted (params, **inputs) -> Outputs as a dict, with dense logits; inputs that the family lacks are left out."""
+    architecture = architecture_of(cfg)
+    module = architecture.build(cfg, heads)
 
     @partial(jax.jit, compiler_options=QUICKLY)
     def run(params: Any, **inputs: Any) -> dict[str, Any]:
-        outputs = dict(module.apply({"params": params}, **inputs, collect=collect))
-        return outputs | ({"logits": outputs["logits"].dense()} if "logits" in outputs else {})
+        outputs = module.apply({"params": params}, **model_inputs(architecture, inputs), collect=collect)
+        return {k: v.dense() if isinstance(v, VocabLogits) else v for k, v in outputs.items()}
 
     return run
 
@@ -103,4 +112,5 @@ def random_batch(family: str, rows: int, length: int, seed: int = 0) -> dict[str
         real = np.arange(masked)[None] < rng.integers(1, masked + 1, (rows, 1))
     weights = real * batch["example_weights"][:, None] * rng.choice([0.0, 1.0, 5.0], (rows, 1))
     targets = rng.integers(0, VOCAB, weights.shape).astype(np.int32)
-    return batch | {"targets": targets, "loss_weights": weights.astype(np.float32)}
+    batch |= {"targets": targets, "loss_weights": weights.astype(np.float32)}
+    return batch | ({"backward_targets": VOCAB - 1 - targets} if family == "elmo" else {})

@@ -167,7 +167,7 @@ def test_steps_and_micro_batches_draw_masks_of_their_own():
 
 def test_evaluation_adds_up_and_divides_once():
     step, rows = jax.jit(make_eval_step(_toy_apply, TOY)), _toy_rows(8)
-    parts = [step(_toy_params(), {k: v[i : i + 4] for k, v in rows.items()})["error"] for i in (0, 4)]
+    parts = [step(_toy_params(), {k: v[i : i + 4] for k, v in rows.items()})[0]["error"] for i in (0, 4)]
     errors = np.square(rows["x"] + 1 - rows["y"])  # without dropout
     wanted = np.average(errors.mean(1), weights=rows["loss_weights"])
     np.testing.assert_allclose((parts[0] + parts[1]).value(), wanted, rtol=1e-5)
