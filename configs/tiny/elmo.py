@@ -1,11 +1,11 @@
-"""A small ELMo on WikiText-2's validation text (the part that is at hand: 60 articles, 214,000 words).
+"""A small ELMo on WikiText-2's validation text, 60 articles: 165,000 words to train on, 52,000 held out.
 
 Command:   LMJAX_DATA=../shared/data python run_pretrain.py configs/tiny/elmo.py
-Hardware:  not measured
-Result:    not measured
+Hardware:  one core of a shared two-core machine, 0.37 s a step: 6 minutes
+Result:    held-out perplexity 188.7 forward, 184.8 backward (all words); unigram 410.1
 
-`$LMJAX_DATA/wikitext-2/wiki.valid.tokens` is read, ../shared/data without the variable. An article is a document, a line
-a sentence. `--task.no-carry` begins each row without a state, `--task.negatives 0` scores the whole vocabulary.
+`$LMJAX_DATA/wikitext-2/wiki.valid.tokens` is read, or ../shared/data without the variable. An article is a document, a
+line a sentence. `--task.no-carry` begins each row without a state; `--task.negatives 0` scores the whole vocabulary.
 """
 
 import os
@@ -39,7 +39,7 @@ def config() -> RunConfig:
         ),
         task=BilmConfig(negatives=1024),
         data=(WeightedData(DataConfig("stores/wikitext_words", source, TokenizerConfig("words", WORDS), heldout=0.1)),),
-        stages=(Stage(until_step=1500, batch_size=32, length=20),),
+        stages=(Stage(until_step=1000, batch_size=32, length=20),),
         # A gradient 20 times as large, clipped at 10, over a sum that begins with 1; see configs/elmo.py.
         optim=OptimConfig(
             "adagrad",

@@ -42,7 +42,7 @@ class WordStreams(InstanceConfig):
             raise UserError("a biLM over words needs a tokenizer of kind 'words'")
         lengths = np.diff(np.asarray(split.sentence_starts[:]))
         order = np.random.default_rng([seed, len(lengths)]).permutation(len(lengths))
-        begins = np.cumsum(lengths[order]) - lengths[order]
+        begins = np.concatenate([[0], np.cumsum(lengths[order])[:-1]])
         starts = np.arange(lengths.sum() // self.length, dtype=np.int64) * self.length
         yield {"start": starts, "sentence": order.astype(np.int64), "begins": begins.astype(np.int64)}
 
@@ -53,7 +53,7 @@ class WordStreams(InstanceConfig):
         first, end = np.asarray(split.sentence_starts[sentence]), np.asarray(split.sentence_starts[sentence + 1])
         forward, backward = first + within, end - 1 - within  # a sentence is stored as w1 ... wn </S>
         begins, ends = within == 0, forward == end - 1
-        bos = tokenizer.cls_id
+        bos: Any = tokenizer.cls_id
         return {
             "tokens": _spelled(split, tokenizer, np.where(begins, forward, forward - 1), begins),
             "backward_tokens": _spelled(split, tokenizer, backward, np.zeros_like(begins)),

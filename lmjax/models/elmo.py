@@ -282,7 +282,7 @@ def to_released(cfg: ElmoConfig, heads: tuple[str, ...]) -> dict[str, Any]:
 def from_released(options: Mapping[str, Any]) -> ElmoConfig:
     """The config of a released options.json. Raises UserError for one without characters or of another word length."""
     try:
-        shape = {ours: options[a].get(b) for (a, b), ours in _OPTIONS.items()}
+        shape: dict[str, Any] = {ours: options[a].get(b) for (a, b), ours in _OPTIONS.items()}
         slots, size = options["char_cnn"]["max_characters_per_token"], options["char_cnn"]["embedding"]["dim"]
     except (KeyError, AttributeError) as error:
         raise UserError(f"options.json lacks {error}; is it the file of a character ELMo?") from None

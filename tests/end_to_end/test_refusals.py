@@ -67,6 +67,23 @@ def test_a_directory_of_another_run_or_schema(prepared: RunConfig, tmp_path: Pat
         train(cfg)
 
 
+def test_carried_states_and_another_batch_size(tmp_path: Path) -> None:
+    """On resume, and within a run."""
+    tiny.write_text(tmp_path)
+    cfg = replace(tiny.config("elmo", tmp_path), mesh=MeshConfig(2, 2, 2), skips=(), stop_at=1)
+    prepare_data(cfg)
+    train(cfg)
+    (stage,) = cfg.stages
+    for change in ({"batch_size": 16}, {"micro_batches": 1}):
+        with pytest.raises(UserError, match=f"run of another config: stages.0.{next(iter(change))}") as error:
+            train(replace(cfg, stages=(replace(stage, **change),)))
+        assert "\n" not in str(error.value)
+    more = replace(stage, until_step=20, batch_size=16)
+    elsewhere = replace(cfg, directory=str(tmp_path / "other"))
+    with pytest.raises(UserError, match="one batch_size and micro_batches in all stages, and no ramp"):
+        train(replace(elsewhere, stages=(stage, more)))
+
+
 def test_a_mistyped_field_names_the_nearest(prepared: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         override(prepared, ["--evaluation.rowz", "3"], "run_pretrain.py")

@@ -82,7 +82,9 @@ def run_lstm(xs: list[torch.Tensor], w: Tensors, cell: str, lstm: dict[str, Any]
     return outputs, (c, h)
 
 
-def read(xs: list[torch.Tensor], direction: int, w: Tensors, options: dict[str, Any], states: list) -> tuple[list, list]:
+def read(
+    xs: list[torch.Tensor], direction: int, w: Tensors, options: dict[str, Any], states: list
+) -> tuple[list, list]:
     """The words of one row in reading order: the vectors of each layer, and the states after them."""
     layers, ends = [xs], []
     for i in range(2):

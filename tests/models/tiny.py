@@ -68,7 +68,7 @@ def noisy(cfg: ModelConfig, heads: tuple[str, ...]) -> dict[str, Any]:
 
 @cache
 def forward(cfg: ModelConfig, heads: tuple[str, ...], collect: bool = False) -> Callable[..., dict[str, Any]]:
-    """A jitted (params, **inputs) -> Outputs as a dict, with dense logits; inputs that the family lacks are left out."""
+    """A jitted (params, **inputs) -> Outputs as a dict, with dense logits; inputs that the family lacks left out."""
     architecture = architecture_of(cfg)
     module = architecture.build(cfg, heads)
 
