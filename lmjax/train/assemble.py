@@ -55,6 +55,9 @@ def assemble(cfg: "RunConfig") -> Program:
     """
     task, architecture, schedule = make_task(cfg.task), architecture_of(cfg.model), Schedule(cfg.stages, cfg.skips)
     mesh = make_mesh(cfg.mesh)
+    if lacking := [head for head in task.heads if head not in architecture.heads]:
+        task_name, model_name = type(cfg.task).__name__, type(cfg.model).__name__
+        raise UserError(f"{task_name} needs a model with head {lacking[0]}, which {model_name} lacks; choose another")
     for stage in cfg.stages:
         check(cfg.model, stage.length)
         check_rows(stage.micro_batch, mesh)

@@ -12,6 +12,7 @@ from lmjax.data.schedule import Stage
 from lmjax.errors import UserError
 from lmjax.parallel import MeshConfig
 from lmjax.run import RunConfig, prepare_data
+from lmjax.tasks.bilm import BilmConfig
 from lmjax.train.assemble import assemble
 from lmjax.train.loop import train
 from tests.end_to_end import tiny
@@ -65,6 +66,10 @@ def test_a_directory_of_another_run_or_schema(prepared: RunConfig, tmp_path: Pat
     (tmp_path / "run/config.json").write_text(json.dumps(stored | {"schema_version": 0}))
     with pytest.raises(UserError, match="config schema 0, this lmjax reads 1"):
         train(cfg)
+
+
+def test_a_task_of_another_model(prepared: RunConfig) -> None:
+    refused("BilmConfig needs a model with head bilm, which BertConfig lacks", prepared, task=BilmConfig())
 
 
 def test_carried_states_and_another_batch_size(tmp_path: Path) -> None:
