@@ -51,7 +51,7 @@ def sentences(store, table):
         for line in path.read_text().splitlines():
             text[line.split()[1].split("w")[0]] = line.split()
     stream = read(store, np.concatenate([table.gather(np.array([i]))["tokens"] for i in range(len_of(table))]))
-    return [text[words[1].split("w")[0]] for words in split_at(stream, "<S>") if len(words) > 1]
+    return [text[words[2].split("w")[0]] for words in split_at(stream, "<S>") if len(words) > 2]
 
 
 def len_of(table):

@@ -124,5 +124,5 @@ def test_its_gradient_tends_to_the_full_softmax():
         return float(jnp.linalg.norm(mean - full) / jnp.linalg.norm(full))
 
     few, many = error(5), error(40)
-    assert many < 0.1
-    assert many < few
+    assert many < 0.15
+    assert many < few / 2
