@@ -208,7 +208,7 @@ def _clip(x: Array, limit: float) -> Array:
 
 
 SHARDING = (
-    (r"cnn/(characters/embedding|convolution_\d/(kernel|bias))", P()),
+    (r"cnn/(characters/embedding|convolution_\d+/(kernel|bias))", P()),
     (r"cnn/highway_\d+_(carry|transform)/kernel", P("fsdp", "tensor")),
     (r"cnn/highway_\d+_(carry|transform)/bias", P("tensor")),
     (r"cnn/projection/kernel", P("tensor", "fsdp")),
