@@ -95,7 +95,7 @@ def embed(
     """Write the vectors of words or texts to OUT.npy or OUT.h5.
 
     Args:
-        model: A run, RUN/best, a checkpoint or a Hugging Face directory.
+        model: A run, RUN/best, a checkpoint, a Hugging Face directory or a released ELMo (options.json, weights.hdf5).
         text: A text; may be given several times.
         file: A file with a text on each line; blank lines are passed over.
         layers: 0 is the embedding layer, 1 to N the blocks, -1 the last; several are laid side by side.

@@ -22,11 +22,13 @@ from lmjax.config import from_stored
 from lmjax.data.huggingface import VOCABULARIES, write_tokenizer
 from lmjax.data.store import built_aside
 from lmjax.data.tokenizers import Tokenizer, load_tokenizer
+from lmjax.data.words import BEGIN_SENTENCE, CHARACTERS, END_SENTENCE, NUM_CHARACTERS, spell
 from lmjax.errors import UserError, did_you_mean
 from lmjax.generate import Sampling, generate
 from lmjax.models import architecture_of
 from lmjax.models.architecture import Architecture, ModelConfig, abstract_params, check, num_params
-from lmjax.models.huggingface import Model, read_json, read_model, write_model
+from lmjax.models.huggingface import Model, read_json, read_model, released_options, write_model
+from lmjax.ops.vocabulary import VocabLogits
 from lmjax.tasks import TaskConfig, make_task
 from lmjax.train.checkpoint import find, last_checkpoints, read_config, restore_params
 from lmjax.types import Array, Params
@@ -46,11 +48,9 @@ def load(path: str | os.PathLike[str], average: int = 1) -> "LanguageModel":
         mend = f"if it is an id on the Hugging Face Hub, `hf download {path} --local-dir {path.name}` fetches it"
         raise UserError(f"no directory {path}; {mend}")
     config = path / "config.json"
-    is_ours = not config.exists() or "schema_version" in read_json(config)
+    is_ours = "schema_version" in read_json(config) if config.exists() else not released_options(path)
     if average != 1 and not is_ours:
-        raise UserError(
-            f"{path}: average={average} takes checkpoints of a run; a Hugging Face directory holds one model"
-        )
+        raise UserError(f"{path}: average={average} takes checkpoints of a run; this directory holds one model")
     model, folders = _read_run(path, average) if is_ours else (read_model(path), [path])
     tokenizer = next((load_tokenizer(f) for f in folders if any(any(f.glob(v)) for v in VOCABULARIES)), None)
     if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
@@ -109,6 +109,11 @@ class LanguageModel:
         return "encoder_tokens" in self._architecture.inputs
 
     @property
+    def reads_words(self) -> bool:
+        """Whether it reads words by their characters, and needs no tokenizer for that."""
+        return self._architecture.reads == "words"
+
+    @property
     def num_params(self) -> int:
         """Parameters, without the rows that pad the vocabulary."""
         return num_params(self._architecture, self.config, self.heads)
@@ -119,12 +124,13 @@ class LanguageModel:
         Args:
           features: of these, what the model knows: tokens [B, L], attention_mask [B, L] (1 real, 0 padding),
             token_type_ids, segment_ids, positions [B, L], mlm_positions [B, M] (logits there only), encoder_tokens,
-            encoder_segment_ids (0 padding), encoder_positions [B, S]. All integers.
+            encoder_segment_ids (0 padding), encoder_positions [B, S]. All integers. A model that reads words takes
+            tokens [B, L, C], see `data.words.spell`.
           collect: "hidden_states" [N+1, B, L, D] and "attentions" float32 [N, B, H, L, L], where they are wanted.
 
         Returns:
-          hidden [B, L, D] in the model's dtype; logits float32 [B, L, V]; pooled [B, D] and next_sentence_logits
-          float32 [B, 2] where the model has them; and what was to be collected.
+          hidden [B, L, D] in the model's dtype; logits (forward_logits, backward_logits) float32 [B, L, V]; pooled
+          [B, D] and next_sentence_logits float32 [B, 2] where the model has them; and what was to be collected.
 
         Raises:
           UserError: an unknown, missing or misshapen feature, ids out of range, rows longer than the position table.
@@ -135,14 +141,17 @@ class LanguageModel:
         """Text as features, int32 [B, L] each: `lm(**lm.encode(texts))`. A pair of texts is BERT's sentences A and B.
 
         BERT's rows are [CLS] A [SEP] B [SEP]; GPT's have no special tokens; an encoder's are A </s>, with B (if
-        there is one) after the start token for the decoder. Rows are padded on the right to the longest, rounded up to
-        `multiple_of`. Rows that outgrow the position table are cut, with a warning (an encoder's are not).
+        there is one) after the start token for the decoder; ELMo's words, split at whitespace, stand between <S> and
+        </S>, tokens [B, L, C]. Rows are padded on the right to the longest, rounded up to `multiple_of`. Rows that
+        outgrow the position table are cut, with a warning (an encoder's are not).
         """
         split = [(t,) if isinstance(t, str) else t for t in ([texts] if isinstance(texts, str) else texts)]
         if not split:
             raise UserError("there is no text to encode")
         if self.translates:
             return self._encode_pairs(split, multiple_of)
+        if self.reads_words:
+            return _spelled([[word for text in row for word in text.split()] for row in split], multiple_of)
         ids = iter(self.tokenizer.encode_batch([text for row in split for text in row]))
         begin, end = self._frame()
         rows, too_long = [], 0
@@ -203,7 +212,7 @@ class LanguageModel:
         return architecture_of(self.config)
 
     def _known(self) -> set[str]:
-        return {"attention_mask", *self._architecture.inputs} - {"cache"}
+        return {"attention_mask", *self._architecture.inputs} - {"cache", "carry"}
 
     def _frame(self) -> tuple[list[int], list[int]]:
         """What stands before a row and after each of its texts."""
@@ -230,7 +239,7 @@ class LanguageModel:
         for name in ("tokens", "encoder_tokens"):
             if name in known and name not in features:
                 raise UserError(f"{name} are missing")
-        inputs = dict(_checked(features, self.config))
+        inputs = dict(_checked(features, self.config, self.reads_words))
         check(self.config, max(inputs[name].shape[1] for name in ("tokens", "encoder_tokens") if name in inputs))
         if "attention_mask" in inputs:
             if "segment_ids" in inputs:
@@ -248,18 +257,30 @@ def _rectangle(rows: Sequence[Sequence[int]], multiple_of: int, pad: int) -> tup
     return tokens, (np.arange(width) < np.array([[len(row)] for row in rows])).astype(np.int32)
 
 
-def _checked(features: Mapping[str, Any], cfg: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
+def _spelled(rows: list[list[str]], multiple_of: int) -> dict[str, np.ndarray]:
+    """Sentences of words as tokens [B, L, C] and attention_mask [B, L]."""
+    framed = [spell([BEGIN_SENTENCE, *words, END_SENTENCE]) for words in rows]
+    width = -(-max(map(len, framed)) // multiple_of) * multiple_of
+    mask = (np.arange(width)[None] < np.array([[len(row)] for row in framed])).astype(np.int32)
+    tokens = np.zeros((*mask.shape, CHARACTERS), np.int32)
+    tokens[mask == 1] = np.concatenate(framed)
+    return {"tokens": tokens, "attention_mask": mask}
+
+
+def _checked(features: Mapping[str, Any], cfg: ModelConfig, words: bool) -> Iterator[tuple[str, np.ndarray]]:
+    ids = NUM_CHARACTERS if words else cfg.vocab_size
     limits = {
-        "tokens": cfg.vocab_size,
-        "encoder_tokens": cfg.vocab_size,
+        "tokens": ids,
+        "encoder_tokens": ids,
         "token_type_ids": getattr(cfg, "type_vocab_size", 0),
         "attention_mask": 2,
     }
     for name, value in features.items():
         array, like = np.asarray(value), "encoder_tokens" if name.startswith("encoder_") else "tokens"
-        fits = array.shape == np.shape(features[like]) or name == "mlm_positions"
-        if array.dtype.kind not in "iub" or array.ndim != 2 or not fits:
-            raise UserError(f"{name} must be integers [batch, length] like {like}; found {array.dtype} {array.shape}")
+        rank, wanted = (3, "[batch, length, characters]") if words and name == "tokens" else (2, "[batch, length]")
+        fits = array.shape[:2] == np.shape(features[like])[:2] or name == "mlm_positions"
+        if array.dtype.kind not in "iub" or array.ndim != rank or not fits:
+            raise UserError(f"{name} must be integers {wanted} like {like}; found {array.dtype} {array.shape}")
         if name in limits and array.size and (array.min() < 0 or array.max() >= limits[name]):
             raise UserError(f"{name} holds {array.min()} to {array.max()}; possible is 0 to {limits[name] - 1}")
         yield name, array.astype(np.int32)
@@ -271,4 +292,4 @@ def _forward(
 ) -> dict[str, Array]:
     outputs = architecture_of(cfg).build(cfg, heads).apply({"params": params}, **inputs, collect=bool(collect))
     outputs = {k: v for k, v in outputs.items() if k in collect or k not in ("hidden_states", "attentions")}
-    return outputs | ({"logits": outputs["logits"].dense()} if "logits" in outputs else {})
+    return {k: v.dense() if isinstance(v, VocabLogits) else v for k, v in outputs.items()}

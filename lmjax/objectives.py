@@ -12,6 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from lmjax.ops.sampled_softmax import sampled_softmax_loss
 from lmjax.types import Array, Batch, Mean, Outputs
 
 Terms = Callable[[Outputs, Batch], Mapping[str, Mean]]
@@ -66,6 +67,29 @@ def next_sentence_terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
         "nsp": Mean.of(-jnp.take_along_axis(log_p, labels[:, None], 1)[:, 0], weights),
         "nsp_accuracy": Mean.of(right, weights),
     }
+
+
+def bilm(negatives: int) -> Objective:
+    """A bidirectional language model's mean of both directions (Peters et al. 2018, section 3.1), also reported apart.
+
+    `negatives`: how many words a training step scores beside the targets (`ops.sampled_softmax`); 0 = all of them, as
+    in evaluation always. Outputs without a "sampling_key" are those of an evaluation.
+    Shapes: targets and backward_targets int32, loss_weights float32, [B, L].
+    """
+
+    def terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
+        losses = {}
+        for number, (name, feature) in enumerate((("forward", "targets"), ("backward", "backward_targets"))):
+            logits, targets = outputs[f"{name}_logits"], batch[feature]
+            if negatives and "sampling_key" in outputs:
+                key = jax.random.fold_in(outputs["sampling_key"], number)
+                losses[name] = sampled_softmax_loss(logits, targets, negatives, key)
+            else:
+                losses[name] = -logits.statistics(targets).target_log_probability
+        losses["bilm"] = (losses["forward"] + losses["backward"]) / 2
+        return {name: Mean.of(loss, batch["loss_weights"]) for name, loss in losses.items()}
+
+    return Objective(terms, {"bilm": 1.0}, ("loss_weights",))
 
 
 def clm() -> Objective:

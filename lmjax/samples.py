@@ -27,8 +27,8 @@ def write_samples(cfg: "RunConfig") -> list[dict[str, Any]]:
     if lm.translates:
         found = [translations(lm, store)]
     else:
-        sentences = heldout_sentences(store, COUNT)
-        found = [continuations(lm, sentences) if lm.causal else filled_masks(lm, sentences)]
+        show = guesses_of_both_directions if lm.reads_words else continuations if lm.causal else filled_masks
+        found = [show(lm, heldout_sentences(store, COUNT))]
     write_atomically(epath.Path(cfg.directory) / "samples.json", json.dumps(found, indent=1))
     return found
 
@@ -59,6 +59,25 @@ def filled_masks(lm: LanguageModel, sentences: list[list[int]]) -> dict[str, Any
         text = f"{tokenizer.decode(ids[:hidden])} [MASK]{rest}"
         rows.append([text, tokenizer.token(int(ids[hidden])), guesses])
     return {"title": "Masked words filled in (held-out text; the word; the model's guesses)", "rows": rows}
+
+
+def guesses_of_both_directions(lm: LanguageModel, sentences: list[list[int]]) -> dict[str, Any]:
+    """The middle word of each sentence, and what either direction takes it for."""
+    tokenizer, rows = lm.tokenizer, []
+    for ids in sentences:
+        words, middle = [tokenizer.token(i) for i in ids if i != tokenizer.sep_id], (len(ids) - 1) // 2
+        outputs = lm(**lm.encode(" ".join(words)))
+        guesses = []
+        for name, at in (("forward_logits", middle), ("backward_logits", middle + 2)):  # <S> comes first
+            logits = outputs[name][0, at]
+            shares = np.exp(logits - np.logaddexp.reduce(logits))
+            guesses.append(", ".join(f"{tokenizer.token(int(i))} {shares[i]:.0%}" for i in np.argsort(-shares)[:3]))
+        text = " ".join([*words[:middle], "____", *words[middle + 1 :]])
+        rows.append([text, words[middle], *guesses])
+    return {
+        "title": "Words guessed (held-out text; the word; from what precedes it; from what follows it)",
+        "rows": rows,
+    }
 
 
 def continuations(lm: LanguageModel, sentences: list[list[int]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lmjax.errors import UserError
 from lmjax.models import MODELS
 from lmjax.train.checkpoint import Checkpoints
 from tests.models.tiny import forward
-from tests.tiny_runs import SENTENCES, bert_run, gpt1_run, gpt_run, tiny_tokenizer, transformer_run
+from tests.tiny_runs import SENTENCES, bert_run, elmo_run, gpt1_run, gpt_run, tiny_tokenizer, transformer_run
 
 TEXTS = [SENTENCES[0], "The dog", SENTENCES[3][:30]]
 PEER = Path(__file__).with_name("golden") / "auto_load.py"
@@ -30,12 +30,13 @@ def runs(tmp_path_factory):
     gpt_run(folder / "gpt2")
     gpt1_run(folder / "openai-gpt")
     transformer_run(folder / "marian")
+    elmo_run(folder / "elmo")
     return folder
 
 
 @pytest.fixture(scope="module")
 def saved(runs, tmp_path_factory):
-    """The same as Hugging Face directories."""
+    """The same as Hugging Face directories, ELMo's as it was released."""
     folder = tmp_path_factory.mktemp("saved")
     for family in MODELS:
         lmjax.load(runs / family).save_hf(folder / family)
@@ -88,11 +89,14 @@ def test_outputs_and_their_shapes(runs, family, names):
 def test_padding_on_either_side_changes_nothing(runs, family, side):
     lm = lmjax.load(runs / family)
     alone = lm.encode(TEXTS[1])
-    wide = {k: np.pad(v, [(0, 0), (5, 0) if side == "left" else (0, 5)]) for k, v in alone.items()}
+    padding = [(0, 0), (5, 0) if side == "left" else (0, 5), (0, 0)]
+    wide = {k: np.pad(v, padding[: v.ndim]) for k, v in alone.items()}
     real = np.s_[:, 5:] if side == "left" else np.s_[:, :-5]
     if family == "bert" and side == "left":
         wide["positions"] = np.maximum(np.arange(wide["tokens"].shape[1])[None] - 5, 0)
-    np.testing.assert_allclose(lm(**wide)["logits"][real], lm(**alone)["logits"], rtol=1e-4, atol=1e-4)
+    padded, plain = lm(**wide), lm(**alone)
+    for name in (name for name in plain if name.endswith("logits") and plain[name].ndim == 3):
+        np.testing.assert_allclose(padded[name][real], plain[name], rtol=1e-4, atol=1e-4)
 
 
 def test_bert_is_what_the_module_says(runs):
@@ -163,10 +167,8 @@ def test_there_and_back(runs, saved, family):
     lm, back = lmjax.load(runs / family), lmjax.load(saved / family)
     assert (back.config, back.tokenizer.fingerprint != "") == (lm.config, True)
     same_outputs(lm, back)
-    assert not any(
-        "cls.predictions.decoder" in name or "lm_head" in name
-        for name in load_file(saved / family / "model.safetensors")
-    )
+    if (file := saved / family / "model.safetensors").exists():
+        assert not any("cls.predictions.decoder" in name or "lm_head" in name for name in load_file(file))
 
 
 def test_a_transformer_reads_pairs_and_translates(runs, saved):

@@ -13,11 +13,13 @@ from lmjax.data.sources import TextFiles
 from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
 from lmjax.models.architecture import ModelConfig
 from lmjax.models.bert import BertConfig
+from lmjax.models.elmo import ElmoConfig
 from lmjax.models.gpt import GptConfig
 from lmjax.models.gpt1 import Gpt1Config
 from lmjax.models.transformer import TransformerConfig
 from lmjax.run import RunConfig
 from lmjax.tasks import make_task
+from lmjax.tasks.bilm import BilmConfig
 from lmjax.tasks.pretraining import ClmConfig, MlmConfig
 from lmjax.tasks.translation import TranslationConfig
 from lmjax.train.checkpoint import Checkpoints
@@ -34,8 +36,8 @@ SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 
 
 def tiny_tokenizer(kind: str) -> Tokenizer:
-    """Trained on SENTENCES, "wordpiece", "byte_bpe", "bpe" or "sentencepiece"."""
-    size = 320 if kind == "byte_bpe" else 90
+    """Trained on SENTENCES, "wordpiece", "byte_bpe", "bpe", "sentencepiece" or "words"."""
+    size = {"byte_bpe": 320, "words": 30}.get(kind, 90)
     return make_tokenizer(TokenizerConfig(kind, size), SENTENCES * 3)  # type: ignore[arg-type]
 
 
@@ -66,6 +68,14 @@ def transformer_run(directory: Path, **changes: Any) -> RunConfig:
     tokenizer = tiny_tokenizer("sentencepiece")
     cfg = TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE, **CONVERTIBLE["marian"], **changes)
     return _write(directory, cfg, TranslationConfig(), tokenizer)
+
+
+def elmo_run(directory: Path, **changes: Any) -> RunConfig:
+    """The same of an ELMo."""
+    tokenizer = tiny_tokenizer("words")
+    cnn = {"character_size": 4, "filters": ((1, 4), (2, 12), (3, 16)), "num_highways": 1}
+    size = {"vocab_size": tokenizer.vocab_size, "hidden_size": 32, "intermediate_size": 64}
+    return _write(directory, ElmoConfig(**size, **cnn, **changes), BilmConfig(), tokenizer)
 
 
 def _write(directory: Path, model: ModelConfig, task: Any, tokenizer: Tokenizer) -> RunConfig:

@@ -8,7 +8,8 @@ from etils import epath
 
 from lmjax.data.tokenizers import SentencePieceTokenizer, Tokenizer
 
-VOCABULARIES = ("tokenizer.json", "*.model", "vocab.txt", "vocab.bpe", "merges.txt")  # what a directory may hold
+# what a directory may hold
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab.txt", "words.txt", "vocab.bpe", "merges.txt")
 
 
 def write_tokenizer(
@@ -17,7 +18,7 @@ def write_tokenizer(
     """Writes the tokenizer's own file and what AutoTokenizer needs beside it.
 
     A SentencePiece .model of the unigram kind is also written as the tokenizer.json that gives the same tokens; for one
-    of another kind there is no such file.
+    of another kind, and for a vocabulary of words, there is no such file.
 
     Args:
       max_length: of the model's rows, in tokens.
@@ -58,10 +59,12 @@ def _frame(tokenizer: Tokenizer, cls_id: int, sep_id: int) -> Any:
 
 
 def hf_tokenizer(tokenizer: Tokenizer) -> hf.Tokenizer | None:
-    """The same tokenizer in the `tokenizers` library, or None where that cannot be (SentencePiece's BPE).
+    """The same tokenizer in the `tokenizers` library, or None where that cannot be (words, SentencePiece's BPE).
 
     A SentencePiece model gives the same ids either way, but for the spaces beside special tokens written in a text.
     """
+    if tokenizer.word_level:
+        return None
     if not isinstance(tokenizer, SentencePieceTokenizer):
         return hf.Tokenizer.from_buffer(tokenizer.data)
     from sentencepiece import sentencepiece_model_pb2  # needs protobuf, and only this function does

@@ -6,7 +6,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from etils import epath
@@ -23,9 +23,18 @@ Columns = dict[str, Any]  # name -> integers [rows]
 
 @dataclass(frozen=True)
 class InstanceConfig:
-    """How rows of `length` tokens are cut from a store."""
+    """How rows of `length` tokens are cut from a store.
+
+    `contiguous`: rows are read in the table's order, row r of a batch after row r of the batch before (`pipeline`).
+    `whole`: columns that describe no row: `gather` gets all of them.
+    """
 
     length: int
+    whole: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def contiguous(self) -> bool:
+        return False
 
     def once(self) -> "InstanceConfig":
         """The same instances without duplicates, for held-out rows."""
@@ -193,7 +202,8 @@ class Table:
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Features of the given rows, int64 [n], of the table."""
-        columns = {name: np.asarray(column[rows]) for name, column in self.columns.items()}
+        whole = self.cfg.whole
+        columns = {name: c if name in whole else np.asarray(c[rows]) for name, c in self.columns.items()}
         return self.cfg.gather(self.split, self.tokenizer, columns)
 
 
@@ -240,6 +250,7 @@ def open_table(cfg: InstanceConfig, store: Store, split: str, seed: int) -> Tabl
     if not directory.exists():
         raise UserError(f"{store.directory} has no table {directory.name}; `python -m lmjax prepare CONFIG` makes it")
     columns = {path.name: open_array(path) for path in directory.iterdir()}
+    columns |= {name: np.asarray(columns[name][:]) for name in cfg.whole}
     pass_ends = np.asarray(columns.pop("pass_ends")[:])
     return Table(cfg, store.split(split), store.tokenizer, columns, pass_ends)
 

@@ -76,13 +76,19 @@ def heldout_batches(
     process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The table's rows in order (or `rows` of them, evenly spaced), always with the same masks. Features [b, ...]: this
-    process's share of `batch_size`; beyond the last row `example_weights` and every other `*_weights` feature are 0."""
+    process's share of `batch_size`; beyond the last row `example_weights` and every other `*_weights` feature are 0.
+    Contiguous rows come as in training, whole batches of them."""
     tf = tensorflow()
     total = int(table.pass_ends[0])
     count = min(rows or total, total)
     share = _share(batch_size, process_count)
     number = np.arange(-(-count // batch_size) * batch_size).reshape(-1, process_count, share)[:, process_index]
     chosen = np.minimum(number, count - 1) * total // count
+    if table.cfg.contiguous:
+        number = number[: max(1, count // batch_size)]
+        if (stretch := total // batch_size) == 0:
+            raise UserError(f"the held-out side has {total} rows, fewer than one batch of {batch_size}")
+        chosen, count = number % batch_size * stretch + number // batch_size, total
     finish = _features((table,), transform, seed)
     data = tf.data.Dataset.from_tensor_slices((chosen, number < count))
     yield from _run(data.map(lambda row, real: finish(row, tf.zeros_like(row), real), tf.data.AUTOTUNE))
@@ -155,6 +161,20 @@ def locate(tables: Sequence[Table], weights: Sequence[float], seed: int) -> Call
     return function
 
 
+def in_order(tables: Sequence[Table], batch_size: int) -> Callable[[Any], tuple[Any, Any]]:
+    """`locate` for contiguous rows: row r of each batch reads the r-th of `batch_size` equal stretches of the table, a
+    row further each step; at its end, from its beginning again. Rows that do not fill a stretch are left out."""
+    if len(tables) > 1:
+        raise UserError("rows that continue from batch to batch are drawn from one corpus; give the stage one")
+    stretch = int(tables[0].pass_ends[0]) // batch_size
+
+    def function(row: Any) -> tuple[Any, Any]:
+        step = row // batch_size
+        return row % batch_size * stretch + step % stretch, step // stretch
+
+    return function
+
+
 def _stage(
     stream: Stream, stage: Stage, schedule: Schedule, steps: range, rows: np.ndarray, seed: int
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -164,6 +184,8 @@ def _stage(
             f"the data has {total} rows of length {stage.length}, fewer than one batch of {stage.batch_size}"
         )
     where = locate(stream.tables, stream.weights, seed)
+    if stream.tables[0].cfg.contiguous:
+        where = in_order(stream.tables, stage.batch_size)
     finish = _features(stream.tables, stream.transform, seed)
     span = slice(steps.start, steps.stop)
     data = tf.data.Dataset.from_tensor_slices((schedule.start(span), schedule.rows(span)))

@@ -6,11 +6,11 @@ source -> documents, spooled by side of the hold-out -> tokenizer (trained on th
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from lmjax.data.sentences import SentenceRule, documents
 from lmjax.data.sources import Docs, SourceConfig, fingerprint
 from lmjax.data.store import SCHEMA_VERSION, SPLITS, WORD_BEGINS, WORD_INSIDE, ArrayWriter, Store, built_aside
 from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer, read_tokenizer
+from lmjax.data.words import END_SENTENCE, spell
 from lmjax.errors import UserError
 
 BATCH = 256  # documents tokenized at once
@@ -134,12 +135,17 @@ def _write_split(directory: epath.Path, texts: Iterator[list[str]], tokenizer: T
     narrow = tokenizer.vocab_size <= 1 << 16
     dtypes = {"tokens": "u2" if narrow else "u4", "flags": "u1", "sentence_starts": "i8", "document_starts": "i8"}
     arrays = {name: ArrayWriter(directory / name, np.dtype(dtype)) for name, dtype in dtypes.items()}
+    if tokenizer.word_level:
+        unknown = {"unknown_at": "i8", "unknown_spelling": "u2"}
+        arrays |= {name: ArrayWriter(directory / name, np.dtype(dtype)) for name, dtype in unknown.items()}
     flags = _flags(tokenizer)
-    while group := list(islice(texts, BATCH)):
+    while group := list(itertools.islice(texts, BATCH)):
         encoded = iter(tokenizer.encode_batch([sentence for document in group for sentence in document]))
         for document in group:
             sentences = [ids for _ in document if (ids := next(encoded))]
-            if sentences:
+            if sentences and tokenizer.word_level:
+                _append_words(arrays, document, sentences, flags, tokenizer)
+            elif sentences:
                 _append_document(arrays, sentences, flags, tokenizer.eos_id)
         bar.update(len(group))
     arrays["document_starts"].append([arrays["sentence_starts"].size])
@@ -165,6 +171,18 @@ def _append_document(
     word[first[word[first] == WORD_INSIDE]] = WORD_BEGINS  # byte-level vocabularies mark a word by the space before it
     arrays["tokens"].append(tokens)
     arrays["flags"].append(word)
+
+
+def _append_words(
+    arrays: dict[str, ArrayWriter], texts: list[str], ids: list[list[int]], flags: np.ndarray, tokenizer: Tokenizer
+) -> None:
+    """Each sentence closed by </S>, and the spelling of the words that the vocabulary lacks."""
+    words = [word for text in texts if (found := text.split()) for word in (*found, END_SENTENCE)]
+    closed = [[*sentence, tokenizer.sep_id or 0] for sentence in ids]
+    unknown = [i for i, token in enumerate(itertools.chain(*closed)) if token == tokenizer.unk_id]
+    arrays["unknown_at"].append(arrays["tokens"].size + np.array(unknown, np.int64))
+    arrays["unknown_spelling"].append(spell([words[i] for i in unknown]).reshape(-1))
+    _append_document(arrays, closed, flags, None)
 
 
 def _flags(tokenizer: Tokenizer) -> np.ndarray:

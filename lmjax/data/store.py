@@ -5,7 +5,8 @@ times the rate of TensorStore's gathers); on object storage TensorStore reads th
 
 A split holds `tokens` (uint16, or uint32 for large vocabularies), `flags` (uint8, one for each token: bits 0/1 a word
 begins/goes on here, 2/3 a phrase, 4/5 an entity; 0 = a special token, never masked), `sentence_starts` (int64 into
-tokens, with the end at the end) and `document_starts` (int64 into sentences, with the end at the end).
+tokens, with the end at the end) and `document_starts` (int64 into sentences, with the end at the end). A vocabulary of
+words adds `unknown_at` (int64, where tokens are unknown words) and `unknown_spelling` (uint16, see `words.spell`).
 """
 
 import contextlib
@@ -116,6 +117,8 @@ class Split:
     flags: Any
     sentence_starts: Any
     document_starts: Any
+    unknown_at: Any = None
+    unknown_spelling: Any = None
 
 
 @dataclass(frozen=True)
@@ -147,4 +150,4 @@ class Store:
 
     def split(self, name: str) -> Split:
         """The "train" or the "heldout" side."""
-        return Split(**{array: open_array(self.directory / name / array) for array in Split.__dataclass_fields__})
+        return Split(**{path.name: open_array(path) for path in (self.directory / name).iterdir()})

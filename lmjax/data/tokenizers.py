@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import sentencepiece
@@ -28,9 +28,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 ROLES = {  # the names of a special token, by preference
     "pad": ("[PAD]", "<pad>"),
-    "unk": ("[UNK]", "<unk>"),
-    "cls": ("[CLS]", "<cls>", "<s>"),
-    "sep": ("[SEP]", "<sep>", "</s>"),
+    "unk": ("[UNK]", "<unk>", "<UNK>"),
+    "cls": ("[CLS]", "<cls>", "<s>", "<S>"),
+    "sep": ("[SEP]", "<sep>", "</s>", "</S>"),
     "mask": ("[MASK]", "<mask>"),
     "eos": ("<|endoftext|>", "</s>"),
 }
@@ -39,19 +39,19 @@ MERGES = {  # the merges of a BPE: its tokens
     "merges.txt": "vocab.json",
     "vocab_40000.bpe": "encoder_bpe_40000.json",
 }
-KNOWN = "vocab.txt, tokenizer.json, a .model, or a directory with one of them or with encoder.json and vocab.bpe"
+KNOWN = "vocab.txt, tokenizer.json, words.txt, a .model, or a directory with one or with encoder.json and vocab.bpe"
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
     """A vocabulary to train on the corpus, or one to read from `path` (kind "file"). "bpe" is GPT-1's, of words.
 
-    `path`: BERT's vocab.txt, tokenizer.json, a SentencePiece .model, or a directory that holds one of them, or GPT-2's
-    encoder.json and vocab.bpe, or GPT-1's encoder_bpe_40000.json and vocab_40000.bpe (either also under the names
-    vocab.json and merges.txt). `lowercase` is of WordPiece alone.
+    `path`: BERT's vocab.txt, tokenizer.json, a SentencePiece .model, ELMo's list of words as words.txt, or a directory
+    that holds one of them, or GPT-2's encoder.json and vocab.bpe, or GPT-1's encoder_bpe_40000.json and vocab_40000.bpe
+    (either also under the names vocab.json and merges.txt). `lowercase` is of WordPiece alone.
     """
 
-    kind: Literal["wordpiece", "byte_bpe", "bpe", "sentencepiece", "file"]
+    kind: Literal["wordpiece", "byte_bpe", "bpe", "sentencepiece", "words", "file"]
     vocab_size: int = 8192
     path: str = ""
     lowercase: bool = True
@@ -64,6 +64,7 @@ class Tokenizer(ABC):
     """
 
     filename: str
+    word_level = False  # its tokens are whole words, which a store spells out
 
     def __init__(self, data: bytes, vocab_size: int, special_ids: Iterable[int]):
         self.data = data
@@ -193,6 +194,8 @@ def read_tokenizer(path: str | os.PathLike, lowercase: bool = True) -> Tokenizer
     try:
         if file.suffix == ".model":
             return SentencePieceTokenizer(file.read_bytes())
+        if file.name == "words.txt":
+            return _words().WordTokenizer(file.read_bytes())
         return HuggingFaceTokenizer(_tokenizer_json(file, lowercase))
     except UserError:
         raise
@@ -230,7 +233,8 @@ def _vocabulary_file(path: epath.Path) -> epath.Path:
     if not path.is_dir():
         raise UserError(f"no vocabulary at {path}; give {KNOWN}")
     models = sorted(path.glob("*.model"))
-    files = [path / "tokenizer.json", *models, path / "vocab.txt", *(path / name for name in MERGES)]
+    names = ("vocab.txt", "words.txt", *MERGES)
+    files = [path / "tokenizer.json", *models, *(path / name for name in names)]
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         raise UserError(f"{path} holds no vocabulary; give {KNOWN}")
@@ -257,7 +261,14 @@ def train_tokenizer(cfg: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
             return HuggingFaceTokenizer(training.word_bpe(texts, cfg.vocab_size))
         case "sentencepiece":
             return SentencePieceTokenizer(training.unigram(texts, cfg.vocab_size))
+        case "words":
+            return _words().WordTokenizer(_words().count_words(texts, cfg.vocab_size))
         case _:
-            raise UserError(
-                f"no tokenizer of kind '{cfg.kind}'; choose wordpiece, byte_bpe, bpe, sentencepiece or file"
-            )
+            known = "wordpiece, byte_bpe, bpe, sentencepiece, words or file"
+            raise UserError(f"no tokenizer of kind '{cfg.kind}'; choose {known}")
+
+
+def _words() -> Any:
+    from lmjax.data import words  # it builds on this module
+
+    return words

@@ -34,7 +34,8 @@ def embed(
     batch_size: int = 32,
     progress: bool = False,
 ) -> Embeddings:
-    """Vectors of words or of texts.
+    """Vectors of words or of texts. A model that reads words has one for each between whitespaces, and begins each text
+    without a state (the released code carries it on from text to text).
 
     Args:
       layers: 0 is the embedding layer, 1 to N the blocks, -1 the last; several are laid side by side.
@@ -50,8 +51,8 @@ def embed(
     N = lm.config.num_hidden_layers
     if wrong := [layer for layer in layers if not -N - 1 <= layer <= N]:
         raise UserError(f"layer {wrong[0]}: this model has layers 0 (embeddings) to {N}; -1 is the last")
-    if pool == "cls" and lm.causal:
-        raise UserError("pool cls: a causal model has no [CLS]; choose mean")
+    if pool == "cls" and (lm.causal or lm.reads_words):
+        raise UserError("pool cls: a causal model has no [CLS], nor has ELMo; choose mean")
     lm = dataclasses.replace(lm, heads=())  # no logits
     vectors, owners, words = [], [], []
     starts = range(0, len(texts), batch_size)
@@ -63,7 +64,10 @@ def embed(
         states = [outputs["hidden"] if layer in (-1, N) else outputs["hidden_states"][layer] for layer in layers]
         states_LBTD = np.asarray(np.stack(states), np.float32)
         for row, tokens in enumerate(features["tokens"]):
-            spans = list(word_spans(lm.tokenizer, tokens[: features["attention_mask"][row].sum()].tolist()))
+            if lm.reads_words:
+                spans = [(i, i + 1, word) for i, word in enumerate(batch[row].split(), 1)]
+            else:
+                spans = list(word_spans(lm.tokenizer, tokens[: features["attention_mask"][row].sum()].tolist()))
             if not spans:
                 raise UserError(f"text {start + row + 1} has no words: {texts[start + row]!r}")
             x_LTD = states_LBTD[:, row]

@@ -1,11 +1,12 @@
 """The model families. A new one is a file here and a line in MODELS."""
 
 from lmjax.errors import UserError, did_you_mean
-from lmjax.models import bert, gpt, gpt1, transformer
+from lmjax.models import bert, elmo, gpt, gpt1, transformer
 from lmjax.models.architecture import Architecture, ModelConfig
 
-MODELS: dict[str, Architecture] = {  # by Hugging Face's model_type
+MODELS: dict[str, Architecture] = {  # by Hugging Face's model_type, where it has one
     "bert": bert.ARCHITECTURE,
+    "elmo": elmo.ARCHITECTURE,
     "gpt2": gpt.ARCHITECTURE,
     "openai-gpt": gpt1.ARCHITECTURE,
     "marian": transformer.ARCHITECTURE,

@@ -17,7 +17,7 @@ from lmjax.types import Params
 
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "dots", "full"]
-PositionForm = Literal["learned", "sinusoidal", "sinusoidal_marian", "sinusoidal_tensor2tensor"]  # see layers.sinusoids
+PositionForm = Literal["learned", "sinusoidal", "sinusoidal_marian", "sinusoidal_tensor2tensor", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,9 @@ class Architecture:
       hf_fixed: keys of config.json that may have no other value here.
       flops: (config, length, heads, predictions a row) -> floating-point operations of one row's forward pass.
       presets: published shapes by name.
+      carry: (config, rows) -> the state before any word, of a model that may carry one from batch to batch.
+      reads: "words" reads each word by its characters, [B, L, C].
+      files: what released weights lie in, "hdf5" beside an options.json.
     """
 
     config: type[ModelConfig]
@@ -88,6 +91,9 @@ class Architecture:
     hf_fixed: Mapping[str, Any]
     flops: Callable[[Any, int, tuple[str, ...], int], float]
     presets: Mapping[str, ModelConfig]
+    carry: Callable[[Any, int], dict[str, Any]] | None = None
+    reads: Literal["tokens", "words"] = "tokens"
+    files: Literal["safetensors", "hdf5"] = "safetensors"
 
 
 def check(cfg: ModelConfig, length: int) -> None:

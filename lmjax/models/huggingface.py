@@ -1,6 +1,7 @@
 """Hugging Face directories, `config.json` beside `model.safetensors`: read in the forms that are about, written in one.
 
-They are data: JSON and safetensors are read, nothing is executed or unpickled.
+ELMo's release, `options.json` beside an HDF5 file, is read and written in the same way. They are data: JSON,
+safetensors and HDF5 are read, nothing is executed or unpickled.
 """
 
 import json
@@ -8,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import h5py
 import jax
 import numpy as np
 from etils import epath
@@ -22,6 +24,7 @@ from lmjax.models.weights import from_hf, to_hf
 from lmjax.types import Params
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+OPTIONS, HDF5 = "options.json", "weights.hdf5"  # published ones have a name before that: elmo_2x4096_..._options.json
 
 
 class Model(NamedTuple):
@@ -38,12 +41,14 @@ def read_model(directory: epath.Path) -> Model:
     Raises:
       UserError: an unknown architecture or option, pickled or damaged weights, a missing, unknown or misshapen tensor.
     """
-    data = read_json(directory / "config.json")
-    architecture = _architecture(data, directory)
+    if options := released_options(directory):
+        data, architecture, found = read_json(options), MODELS["elmo"], _read_hdf5(directory)
+    else:
+        data = read_json(directory / "config.json")
+        architecture, found = _architecture(data, directory), _tensors(directory)
     cfg = architecture.from_hf(data)
     cfg = from_json(type(cfg), to_json(cfg), f"{directory}/config.json")  # checks the types
     check(cfg, length=0)
-    found = _tensors(directory)
     try:
         tensors = _renamed(architecture, found)
         heads = _heads(architecture, cfg, tensors)
@@ -59,9 +64,20 @@ def write_model(model: Model, directory: epath.Path) -> None:
     architecture = architecture_of(cfg)
     content = architecture.to_hf(cfg, heads)
     tensors = to_hf(architecture.weights(cfg), params, cfg.vocab_size)
+    if architecture.files == "hdf5":
+        (directory / OPTIONS).write_text(json.dumps(content, indent=2) + "\n")
+        with h5py.File(directory / HDF5, "w") as file:
+            for name, tensor in tensors.items():
+                file[name] = tensor
+        return
     (directory / "config.json").write_text(json.dumps(content, indent=2) + "\n")
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     (directory / WEIGHTS).write_bytes(save(whole, metadata={"format": "pt"}))
+
+
+def released_options(directory: epath.Path) -> epath.Path | None:
+    """The options.json of an ELMo as it was released, where there is one."""
+    return next(iter(sorted(directory.glob(f"*{OPTIONS}"))), None)
 
 
 def read_json(file: epath.Path) -> dict[str, Any]:
@@ -98,6 +114,19 @@ def _tensors(directory: epath.Path) -> dict[str, np.ndarray]:
             "transformers: AutoModelForPreTraining.from_pretrained(DIR).save_pretrained(NEW)"
         )
     raise UserError(f"{directory} holds no {WEIGHTS}")
+
+
+def _read_hdf5(directory: epath.Path) -> dict[str, np.ndarray]:
+    files = sorted(directory.glob(f"*{HDF5}"))
+    if len(files) != 1:
+        raise UserError(f"{directory} holds {len(files)} files *{HDF5} beside its options; one is wanted")
+    tensors: dict[str, np.ndarray] = {}
+    try:
+        with h5py.File(files[0], "r") as file:
+            file.visititems(lambda name, x: tensors.update({name: x[:]}) if isinstance(x, h5py.Dataset) else None)
+    except OSError as error:
+        raise UserError(f"{files[0]} is damaged: {error}") from None
+    return tensors
 
 
 def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:

@@ -53,11 +53,12 @@ class Dense(nn.Module):
     outputs: tuple[int, ...]
     kernel_init: Initializer
     use_bias: bool = True
+    bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, self.inputs + self.outputs, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, self.outputs, jnp.float32) if self.use_bias else None
+        bias = self.param("bias", self.bias_init, self.outputs, jnp.float32) if self.use_bias else None
         return dense(x, kernel, bias, inputs=len(self.inputs))
 
 
@@ -139,6 +140,8 @@ class PositionEmbedding(nn.Module):
 
     def __call__(self, x_BLD: Array, positions_BL: Array) -> Array:
         cfg = self.cfg
+        if cfg.position_embedding == "none":
+            return x_BLD
         if cfg.position_embedding == "learned":
             position_BLD = self.position(positions_BL)
         else:
@@ -215,8 +218,7 @@ def stack(
     Mask and offset are what all layers share; a block may ask for another number of such arguments. With a `period`,
     `mask` is a tuple of so many masks, for the layers in turn; parameters must be there already.
     """
-    policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
-    body = block if cfg.remat == "none" else nn.remat(block, prevent_cse=False, policy=policies[cfg.remat])
+    body = rematerialised(block, cfg, prevent_cse=False)  # a scan's body is not merged with its copy anyway
     if period > 1:
         return Periods(body, cfg, train, collect, name="layers")
     scanned = nn.scan(
@@ -289,6 +291,12 @@ def run_causally(
     if cache is None:
         return x_BLD, collected, {}
     return x_BLD, collected, {"cache": {"layers": collected["cache"], "segment_ids": keys, "length": offset + length}}
+
+
+def rematerialised(block: type[nn.Module], cfg: ModelConfig, prevent_cse: bool = True) -> Any:
+    """`block`, of which the backward pass computes again what `cfg.remat` says."""
+    policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+    return block if cfg.remat == "none" else nn.remat(block, prevent_cse=prevent_cse, policy=policies[cfg.remat])
 
 
 def hold_batch(x_BLD: Array) -> Array:

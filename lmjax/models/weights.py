@@ -96,6 +96,8 @@ def _split(
 ) -> list[np.ndarray]:
     inputs = 0 if row.layout in ("vector", "row") else row.inputs
     wanted = [math.prod(shapes[0][:inputs])] * bool(inputs) + [len(shapes) * math.prod(shapes[0][inputs:])]
+    if row.layout == "table":
+        wanted = list(shapes[0])
     padding = [(0, wanted[0] - vocab_size if row.vocabulary else 0)] + [(0, 0)] * (len(wanted) - 1)
     wanted = [size - pad for size, (_, pad) in zip(wanted, padding, strict=True)]
     if row.layout == "linear":

@@ -3,8 +3,7 @@
 Letters: B batch, L query length, S key length, H heads, K head width.
 """
 
-from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -78,14 +77,13 @@ def attention(
     return out_BLHK.astype(q_BLHK.dtype), probabilities_BHLS
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(axes: str, x: Array, y: Array) -> Array:
-    """einsum of the compute dtype, accumulated in float32; so are its gradients, whose cotangent is cast first."""
+def _einsum(axes: str, x: Array, y: Array) -> Array:
+    """Of the compute dtype, accumulated in float32."""
     return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
 
 
 def _product_forward(axes: str, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _product(axes, x, y), (x, y)
+    return _einsum(axes, x, y), (x, y)
 
 
 def _product_backward(axes: str, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
@@ -93,9 +91,9 @@ def _product_backward(axes: str, saved: tuple[Array, Array], g: Array) -> tuple[
     inputs, out_axes = axes.split("->")
     x_axes, y_axes = inputs.split(",")
     g = g.astype(x.dtype)
-    dx = jnp.einsum(f"{out_axes},{y_axes}->{x_axes}", g, y, preferred_element_type=jnp.float32)
+    dx = _einsum(f"{out_axes},{y_axes}->{x_axes}", g, y)
     (x_halves, x), (g_halves, g) = _halve_queries(x_axes, x), _halve_queries(out_axes, g)
-    dy = jnp.einsum(f"{x_halves},{g_halves}->{y_axes}", x, g, preferred_element_type=jnp.float32)
+    dy = _einsum(f"{x_halves},{g_halves}->{y_axes}", x, g)
     return dx.astype(y.dtype), dy.astype(y.dtype)
 
 
@@ -111,4 +109,6 @@ def _halve_queries(axes: str, x: Array) -> tuple[str, Array]:
     return axes.replace("L", "lL"), x.reshape(*x.shape[:at], 2, length // 2, *x.shape[at + 1 :])
 
 
+# Gradients too are products of the compute dtype: the cotangent, float32, is cast first.
+_product: Any = jax.custom_vjp(_einsum, nondiff_argnums=(0,))
 _product.defvjp(_product_forward, _product_backward)

@@ -120,7 +120,7 @@ def _block_statistics(
 
 
 def _block_gradient(
-    options: _Options, table_VD: Array, bias_V: Array, carry: tuple[Array, Array], block: tuple[Array | None, ...]
+    options: _Options, table_VD: Array, bias_V: Array, carry: tuple[Array, Array], block: tuple[Any, ...]
 ) -> tuple[tuple[Array, Array], Array]:
     dtable_VD, dbias_V = carry
     hidden_BTD, targets_BT, kept_logits, log_normalizer, entropy, d_target, d_normalizer, d_sum, d_entropy = block
@@ -175,12 +175,9 @@ def _forward_pass(
     return jax.tree.map(_join, lax.map(one, (_cut(hidden_BLD, blocks), _cut(targets_BL, blocks))))
 
 
-def _backward_pass(
-    options: _Options, table_VD: Array, bias_V: Array, *per_position: Array | None
-) -> tuple[Array, Array, Array]:
-    hidden_BLD = per_position[0]
-    assert hidden_BLD is not None
-    blocks = _blocks(hidden_BLD.shape[0], hidden_BLD.shape[1], table_VD.shape[0])
+def _backward_pass(options: _Options, table_VD: Array, bias_V: Array, *per_position: Any) -> tuple[Array, Array, Array]:
+    batch, length = per_position[0].shape[:2]
+    blocks = _blocks(batch, length, table_VD.shape[0])
     one = partial(_block_gradient, options, table_VD, bias_V)
     zeros = jnp.zeros(table_VD.shape, jnp.float32), jnp.zeros(bias_V.shape, jnp.float32)
     (dtable, dbias), dhidden = lax.scan(one, zeros, jax.tree.map(lambda x: _cut(x, blocks), per_position))
@@ -211,17 +208,14 @@ def _statistics_primal(options: _Options, *inputs: Array) -> tuple[Array, ...]:
 
 def _statistics_forward(
     options: _Options, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array
-) -> tuple[tuple[Array, ...], tuple[Array | None, ...]]:
+) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
     keep = _fits_one_block(hidden_BLD, table_VD)
     out, logits = _run_forward(options, keep, hidden_BLD, table_VD, bias_V, targets_BL)
     return out, (table_VD, bias_V, hidden_BLD, targets_BL, logits, out[1], out[3])
 
 
-def _statistics_backward(
-    options: _Options, saved: tuple[Array | None, ...], cotangents: tuple[Array, ...]
-) -> tuple[Any, ...]:
+def _statistics_backward(options: _Options, saved: tuple[Any, ...], cotangents: tuple[Array, ...]) -> tuple[Any, ...]:
     table_VD, bias_V, hidden_BLD, targets_BL, logits, *rest = saved
-    assert table_VD is not None and hidden_BLD is not None
     in_specs = (_TABLE, _TABLE, _ROWS, _ROWS, None if logits is None else _LOGITS, *(_ROWS,) * 6)
     run = _on_mesh(partial(_backward_pass, options), in_specs, (_ROWS, _TABLE, _TABLE))
     table_VD = table_VD.astype(hidden_BLD.dtype)

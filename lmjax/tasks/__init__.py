@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from lmjax.tasks import pretraining, translation
+from lmjax.tasks import bilm, pretraining, translation
 from lmjax.tasks.task import Task, TaskConfig
 
 TASKS: dict[type[TaskConfig], Callable[[Any], Task]] = {
     pretraining.MlmConfig: pretraining.mlm,
     pretraining.ClmConfig: pretraining.clm,
     translation.TranslationConfig: translation.translation,
+    bilm.BilmConfig: bilm.bilm,
 }
 
 

@@ -30,6 +30,7 @@ class Task:
       features: (rows, length, the stage's masking or None) -> the batch that `transform` gives, without its values.
       predictions: (length, the stage's masking or None) -> positions of a row that reach the output layer.
       headline: the held-out term that keep-best minimises.
+      carry: whether the model's state goes on from batch to batch.
     """
 
     heads: tuple[str, ...]
@@ -39,3 +40,4 @@ class Task:
     features: Callable[[int, int, MaskingConfig | None], Features]
     predictions: Callable[[int, MaskingConfig | None], int]
     headline: str
+    carry: bool = False

@@ -21,7 +21,7 @@ from lmjax.data.store import Store
 from lmjax.errors import UserError
 from lmjax.models import architecture_of
 from lmjax.models.architecture import Architecture, check, init_params, model_inputs
-from lmjax.parallel import check_rows, like_params, make_mesh, shardings
+from lmjax.parallel import batch_sharding, check_rows, like_params, make_mesh, shardings
 from lmjax.tasks import Task, make_task
 from lmjax.train.optim import make_optimizer, make_schedule
 from lmjax.train.step import make_eval_step, make_train_step
@@ -42,7 +42,8 @@ class Program:
     init_state: Callable[[], TrainState]
     abstract_state: TrainState  # ShapeDtypeStructs with shardings
     train_step: Callable[..., tuple[TrainState, dict[str, Any]]]
-    eval_step: Callable[..., Mapping[str, Any]]
+    eval_step: Callable[..., tuple[Mapping[str, Any], dict[str, Any]]]
+    heldout_carry: Callable[[], dict[str, Any]]  # what evaluation begins with: {"carry": ...}, or nothing
     flops: Callable[[int], float]  # of one row of a stage's batch, forwards and backwards
 
 
@@ -54,9 +55,14 @@ def assemble(cfg: "RunConfig") -> Program:
     """
     task, architecture, schedule = make_task(cfg.task), architecture_of(cfg.model), Schedule(cfg.stages, cfg.skips)
     mesh = make_mesh(cfg.mesh)
+    if lacking := [head for head in task.heads if head not in architecture.heads]:
+        task_name, model_name = type(cfg.task).__name__, type(cfg.model).__name__
+        raise UserError(f"{task_name} needs a model with head {lacking[0]}, which {model_name} lacks; choose another")
     for stage in cfg.stages:
         check(cfg.model, stage.length)
         check_rows(stage.micro_batch, mesh)
+    if task.carry:
+        _check_carry(cfg)
     module = architecture.build(cfg.model, task.heads)
 
     def apply(params: Any, batch: Any, key: jax.Array | None) -> Outputs:
@@ -73,8 +79,16 @@ def assemble(cfg: "RunConfig") -> Program:
         # Parameters always by the same generator: the choice for dropout must not change them.
         params = init_params(architecture, cfg.model, task.heads, jax.random.key(cfg.seed, impl="threefry2x32"))
         best = {"step": jnp.full((), -1, jnp.int32), "loss": jnp.full((), jnp.inf, jnp.float32)}
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key, {"best": best})
+        extra = {"best": best, **carry(cfg.stages[0].micro_batches)}
+        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key, extra)
 
+    def carry(*micro_batches: int) -> dict[str, Any]:
+        if not task.carry or architecture.carry is None:
+            return {}
+        empty = architecture.carry(cfg.model, cfg.stages[-1].micro_batch)
+        return {"carry": jax.tree.map(lambda x: jnp.broadcast_to(x, (*micro_batches, *x.shape)), empty)}
+
+    by_rows = jax.tree.map(lambda _: batch_sharding(mesh, False)(np.zeros(1)), jax.eval_shape(carry))
     placed = _place(jax.eval_shape(init), architecture, mesh)
     with jax.set_mesh(mesh):
         for index in range(len(cfg.stages)):
@@ -95,15 +109,23 @@ def assemble(cfg: "RunConfig") -> Program:
         abstract_state=placed,
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(where, None)),
         eval_step=jax.jit(eval_step),
+        heldout_carry=jax.jit(carry, out_shardings=by_rows),
         flops=flops,
     )
 
 
+def _check_carry(cfg: "RunConfig") -> None:
+    """A state carried from batch to batch belongs to the rows of one batch size, all of them read at each step."""
+    if len({(s.batch_size, s.micro_batches) for s in cfg.stages}) > 1 or any(s.ramp_from for s in cfg.stages):
+        raise UserError("a task that carries states needs one batch_size and micro_batches in all stages, and no ramp")
+
+
 def _place(state: TrainState, architecture: Architecture, mesh: Mesh) -> TrainState:
     params = shardings(architecture.sharding, state.params, mesh)
-    replicated = NamedSharding(mesh, P())
+    replicated, by_rows = NamedSharding(mesh, P()), batch_sharding(mesh)(np.zeros(1))
+    extra = {k: jax.tree.map(lambda _, k=k: by_rows if k == "carry" else replicated, v) for k, v in state.extra.items()}
     where = jax.tree.map(lambda _: replicated, state).replace(
-        params=params, opt_state=like_params(state.opt_state, state.params, params, mesh)
+        params=params, opt_state=like_params(state.opt_state, state.params, params, mesh), extra=extra
     )
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, where)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,6 +10,8 @@ from jax.sharding import Mesh
 
 from lmjax.parallel import global_batch
 from lmjax.types import Array, Batch, Mean, Params
+
+TOKEN_LOSSES = ("mlm", "clm", "seq2seq", "forward", "backward")
 
 
 @dataclass(frozen=True)
@@ -20,21 +23,22 @@ class EvalConfig:
 
 
 def evaluate(
-    step: Callable[[Params, Batch], Mapping[str, Mean]],
+    step: Callable[[Params, Batch], tuple[Mapping[str, Mean], dict[str, Any]]],
     params: Params,
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: Mesh,
+    carried: Mapping[str, Any],
 ) -> dict[str, Array]:
     """Each term's mean over all rows; and `perplexity`, exp of the loss, for the terms that are token losses.
 
-    A term that nothing weighed is not a number.
+    A term that nothing weighed is not a number. `carried`: `{"carry": the state before the first batch}`, or nothing.
     """
     sums: dict[str, Mean] = {}
     for batch in batches:
-        terms = step(params, global_batch(batch, mesh, micro_batched=False))
+        terms, carried = step(params, {**global_batch(batch, mesh, micro_batched=False), **carried})
         sums = {name: sums[name] + mean if name in sums else mean for name, mean in terms.items()}
     values = {name: mean.value() for name, mean in jax.device_get(sums).items()}
-    perplexities = {f"{name}_perplexity": np.exp(values[name]) for name in ("mlm", "clm", "seq2seq") if name in values}
+    perplexities = {f"{name}_perplexity": np.exp(values[name]) for name in TOKEN_LOSSES if name in values}
     return values | perplexities
 
 
@@ -48,19 +52,24 @@ def baselines(
         and the accuracy of always answering the most frequent token.
       counts: int64 [vocabulary] occurrences in the training text.
 
-    "nsp_accuracy", where rows carry next_sentence_labels, is the majority label's share.
+    "nsp_accuracy", where rows carry next_sentence_labels, is the majority label's share. A model of two directions gets
+    the figure for either, and its perplexity: the unigram model knows no direction.
     """
     surprise = -np.log((counts + 1) / (counts.sum() + len(counts)))
     weight = nll = hits = 0.0
-    labels = np.zeros(2)
+    labels, two_ways = np.zeros(2), False
     for batch in batches:
         weights = batch["loss_weights"]
         weight += weights.sum()
         nll += (surprise[batch["targets"]] * weights).sum()
         hits += ((batch["targets"] == counts.argmax()) * weights).sum()
+        two_ways |= "backward_targets" in batch
         if "next_sentence_labels" in batch:
             labels += np.bincount(batch["next_sentence_labels"], batch["example_weights"], minlength=2)
     result = {name: {"unigram": float(nll / weight)}, f"{name}_accuracy": {"unigram": float(hits / weight)}}
+    for direction in ("forward", "backward") if two_ways else ():
+        result[direction] = {"unigram": float(nll / weight)}
+        result[f"{direction}_perplexity"] = {"unigram": float(np.exp(nll / weight))}
     if labels.any():
         result["nsp_accuracy"] = {"majority": float(labels.max() / labels.sum())}
     return result

@@ -99,7 +99,7 @@ def _steps(
 
 def _evaluate(program: Program, data: Data, state: TrainState, step: int, log: Log) -> tuple[TrainState, bool]:
     """Logs the held-out figures; the state remembers the best step so far."""
-    figures = evaluate(program.eval_step, state.params, data.heldout(), program.mesh)
+    figures = evaluate(program.eval_step, state.params, data.heldout(), program.mesh, program.heldout_carry())
     log.heldout(step, figures)
     loss = float(figures[program.task.headline])
     if not loss < float(state.extra["best"]["loss"]):

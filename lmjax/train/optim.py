@@ -25,10 +25,11 @@ class OptimConfig:
 
     `no_decay`: regex on parameter paths; those that match anywhere are not decayed (BERT's rule by default: biases and
     LayerNorms; "" decays everything, as RoBERTa does). `unit`: what `warmup` and `total` count; `total` 0 means the
-    whole run. The linear and cosine decays end at `end_factor` times the peak.
+    whole run. The linear and cosine decays end at `end_factor` times the peak. `initial_accumulator`: what Adagrad's
+    sums of squares begin with.
     """
 
-    optimizer: Literal["adamw", "bert_adam", "lamb", "adafactor"] = "adamw"
+    optimizer: Literal["adamw", "bert_adam", "lamb", "adafactor", "adagrad"] = "adamw"
     peak_lr: float = 1e-4
     b1: float = 0.9
     b2: float = 0.999
@@ -41,6 +42,7 @@ class OptimConfig:
     total: int = 0
     end_factor: float = 0.0
     unit: Literal["steps", "tokens"] = "steps"
+    initial_accumulator: float = 1.0
 
 
 def make_schedule(cfg: OptimConfig, whole_run: int) -> Schedule:
@@ -77,7 +79,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
         factor = jnp.minimum(1.0, max_norm / optax.tree.norm(updates))
         return jax.tree.map(lambda g: g * factor, updates), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 class _BertAdamState(NamedTuple):
@@ -142,5 +144,7 @@ def make_optimizer(cfg: OptimConfig) -> optax.GradientTransformation:
             ),
             decay,
         ],
+        # TensorFlow's has no eps: the accumulator is never 0.
+        "adagrad": lambda: [optax.scale_by_rss(cfg.initial_accumulator, eps=0.0), decay],
     }[cfg.optimizer]()
     return optax.chain(*([clip_by_global_norm(cfg.clip_norm)] if cfg.clip_norm else []), *scaling)

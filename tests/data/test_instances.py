@@ -154,7 +154,8 @@ def store(tmp_path):
     split = make_split()
     for side in ("train", "heldout"):
         for name in Split.__dataclass_fields__:
-            write_array(epath.Path(tmp_path / side / name), getattr(split, name))
+            if getattr(split, name) is not None:
+                write_array(epath.Path(tmp_path / side / name), getattr(split, name))
     counts = {"tokens": len(split.tokens)}
     return Store(epath.Path(tmp_path), {"counts": {"train": counts, "heldout": counts}}, TOKENIZER)
 

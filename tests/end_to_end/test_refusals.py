@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jax.sharding import PartitionSpec as P
 
-from lmjax.config import override
+from lmjax.config import override, stored
 from lmjax.data.schedule import Stage
 from lmjax.errors import UserError
 from lmjax.parallel import MeshConfig
 from lmjax.run import RunConfig, prepare_data
+from lmjax.tasks.bilm import BilmConfig
 from lmjax.train.assemble import assemble
 from lmjax.train.loop import train
 from tests.end_to_end import tiny
@@ -61,10 +63,29 @@ def test_a_directory_of_another_run_or_schema(prepared: RunConfig, tmp_path: Pat
     train(cfg)
     with pytest.raises(UserError, match=r"run of another config: optim.peak_lr \(0.003 -> 1.0\), seed \(0 -> 1\)"):
         train(replace(cfg, seed=1, optim=replace(cfg.optim, peak_lr=1.0)))
-    stored = json.loads((tmp_path / "run/config.json").read_text())
-    (tmp_path / "run/config.json").write_text(json.dumps(stored | {"schema_version": 0}))
+    written = json.loads((tmp_path / "run/config.json").read_text())
+    (tmp_path / "run/config.json").write_text(json.dumps(written | {"schema_version": 0}))
     with pytest.raises(UserError, match="config schema 0, this lmjax reads 1"):
         train(cfg)
+
+
+def test_a_task_of_another_model(prepared: RunConfig) -> None:
+    refused("BilmConfig needs a model with head bilm, which BertConfig lacks", prepared, task=BilmConfig())
+
+
+def test_carried_states_and_another_batch_size(tmp_path: Path) -> None:
+    """On resume, and within a run. States lie where their rows do."""
+    cfg = replace(tiny.config("elmo", tmp_path), mesh=MeshConfig(2, 2, 2), skips=())
+    assert assemble(cfg).abstract_state.extra["carry"]["cell"].sharding.spec == P(None, ("data", "fsdp"))
+    (stage,) = cfg.stages
+    more = replace(stage, until_step=20, batch_size=16)
+    refused("one batch_size and micro_batches in all stages, and no ramp", cfg, stages=(stage, more))
+    Path(cfg.directory).mkdir()
+    (Path(cfg.directory) / "config.json").write_text(json.dumps(stored(cfg)))
+    for change in ({"batch_size": 16}, {"micro_batches": 1}):
+        with pytest.raises(UserError, match=f"run of another config: stages.0.{next(iter(change))}") as error:
+            train(replace(cfg, stages=(replace(stage, **change),)))
+        assert "\n" not in str(error.value)
 
 
 def test_a_mistyped_field_names_the_nearest(prepared: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 BERT crosses a stage boundary, goes through a batch ramp and skips data twice; GPT-2 accumulates and draws from a
 mixture. Of twelve steps only: GPT-1, with all of its dropout; GPT-3, with bands, walls, a batch ramp and rates by
-tokens; the Transformer, with packed pairs.
+tokens; the Transformer, with packed pairs; ELMo, which accumulates and carries its states, and "elmo_stateless".
 """
 
 import sys
@@ -17,10 +17,12 @@ from lmjax.data.schedule import Stage
 from lmjax.data.sources import ParallelText, TextFiles
 from lmjax.data.tokenizers import TokenizerConfig
 from lmjax.models.bert import BertConfig
+from lmjax.models.elmo import ElmoConfig
 from lmjax.models.gpt import GptConfig
 from lmjax.models.gpt1 import Gpt1Config
 from lmjax.models.transformer import TransformerConfig
 from lmjax.run import RunConfig, prepare_data
+from lmjax.tasks.bilm import BilmConfig
 from lmjax.tasks.pretraining import ClmConfig, MlmConfig
 from lmjax.tasks.translation import TranslationConfig
 from lmjax.train.checkpoint import CheckpointConfig
@@ -107,6 +109,22 @@ def config(name: str, root: Path) -> RunConfig:
                 Stage(until_step=12, batch_size=8, length=16, micro_batches=4),
             ),
             **common | {"optim": OptimConfig(peak_lr=3e-3, **tokens)},
+        )
+    if name.startswith("elmo"):
+        return RunConfig(
+            model=ElmoConfig(
+                vocab_size=150,
+                hidden_size=16,
+                intermediate_size=32,
+                character_size=4,
+                filters=((1, 4), (2, 8)),
+                num_highways=1,
+            ),
+            task=BilmConfig(carry=name == "elmo", negatives=20),
+            data=(WeightedData(data(root, "words", 0, 150)),),
+            stages=(Stage(until_step=12, batch_size=8, length=6, micro_batches=2),),
+            skips=((7, 2),),
+            **common | {"optim": OptimConfig("adagrad", peak_lr=0.2, weight_decay=0.0, decay="constant")},
         )
     tokenizer = replace(
         data(root, "byte_bpe", 0).tokenizer, kind="file", path=str(root / "store_byte_bpe0" / "tokenizer")

@@ -6,7 +6,8 @@ import pytest
 
 from lmjax.errors import UserError
 from lmjax.evals.embeddings import embed, save_embeddings, word_spans
-from lmjax.interop import load
+from lmjax.interop import LanguageModel, load
+from tests.models.tiny import noisy, tiny
 from tests.tiny_runs import SENTENCES, bert_run, gpt_run, tiny_tokenizer
 
 TEXTS = ["The postman barked.", SENTENCES[1], "river"]
@@ -79,6 +80,23 @@ def test_pools(bert):
 def test_a_decoders_last_layer_is_what_its_head_reads(gpt):
     last = embed(gpt, TEXTS, pool="mean").vectors[2]
     np.testing.assert_allclose(last, gpt(**gpt.encode(TEXTS[2]))["hidden"][0].mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_elmo_has_a_vector_for_each_word_between_spaces(tmp_path):
+    """From a released directory, which has no vocabulary; a text's vectors do not depend on its neighbours."""
+    cfg = tiny("elmo")
+    LanguageModel(cfg, (), noisy(cfg, ()), None).save_hf(tmp_path / "elmo")
+    lm, texts = load(tmp_path / "elmo"), ["The don't 鯨 barked .", "river"]
+    found = embed(lm, texts, layers=(0, 1, 2))
+    assert found.words == [*texts[0].split(), "river"]
+    assert found.vectors.shape == (6, 3 * 64)
+    alone = embed(lm, texts[1:], layers=(0, 1, 2))
+    np.testing.assert_allclose(found.vectors[5], alone.vectors[0], atol=1e-5)
+    np.testing.assert_allclose(found.vectors[:, :32], found.vectors[:, 32:64], atol=1e-6)  # the word itself, twice
+    mixed = embed(lm, texts, layers=(0, 1, 2), pool="mix")
+    np.testing.assert_allclose(mixed.vectors, found.vectors.reshape(-1, 3, 64).mean(1), atol=1e-5)
+    with pytest.raises(UserError, match="nor has ELMo"):
+        embed(lm, texts, pool="cls")
 
 
 @pytest.mark.parametrize("bad", [(3,), (-4,)])

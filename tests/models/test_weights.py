@@ -47,7 +47,8 @@ def assert_tensors_return(cfg: ModelConfig, abstract: Params, tensors: dict[str,
     architecture = architecture_of(cfg)
     params = weights.from_hf(architecture.weights(cfg), tensors, abstract, cfg.vocab_size)
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, abstract)
-    assert not params["word_embeddings"]["embedding"][cfg.vocab_size :].any()
+    for row in architecture.weights(cfg):
+        assert not row.vocabulary or not weights.flatten(params).get(row.paths[0], np.zeros(0))[cfg.vocab_size :].any()
     returned = weights.to_hf(architecture.weights(cfg), params, cfg.vocab_size)
     assert returned.keys() == tensors.keys()
     for name, tensor in tensors.items():

@@ -13,6 +13,7 @@ from lmjax.models import MODELS, architecture_of
 from lmjax.models.architecture import ModelConfig, abstract_params, model_inputs
 from lmjax.models.weights import flatten, unflatten
 from lmjax.objectives import Objective
+from lmjax.ops.vocabulary import VocabLogits
 
 VOCAB = 120  # the tables have 128 rows
 # Compiles models in a quarter of the time; the same operations.
@@ -25,12 +26,19 @@ RECIPES: dict[str, tuple[tuple[str, ...], Objective]] = {  # family: heads and o
     "gpt3": (("clm",), objectives.clm()),
     "openai-gpt": (("clm",), objectives.clm()),
     "marian": (("seq2seq",), objectives.seq2seq(0.1)),
+    "elmo": (("bilm",), objectives.bilm(negatives=0)),
 }
+# Families without attention and positions; what a generic test says of those does not speak of them.
+RECURRENT = {"elmo"}
 CONVERTIBLE: dict[str, dict[str, Any]] = {  # what makes a config one that Hugging Face has
     "marian": {"position_embedding": "sinusoidal_marian", "layer_norm_eps": 1e-5},
 }
 FAMILIES = {**MODELS, "gpt3": MODELS["gpt2"]}  # GPT-3 is GPT-2 with bands: the tests of families take it as one more
-SHAPES: dict[str, dict[str, Any]] = {"gpt3": {"window": 3}, "openai-gpt": {"intermediate_size": 128}}
+SHAPES: dict[str, dict[str, Any]] = {  # what makes a family's model tiny beside the sizes that all have
+    "gpt3": {"window": 3},
+    "openai-gpt": {"intermediate_size": 128},
+    "elmo": {"character_size": 4, "filters": ((1, 4), (2, 12), (3, 16)), "num_highways": 1},
+}
 
 
 def tiny(family: str, **changes: Any) -> ModelConfig:
@@ -42,10 +50,11 @@ def tiny(family: str, **changes: Any) -> ModelConfig:
         "num_attention_heads": 4,
         "intermediate_size": 64,
         "max_position_embeddings": 16,
+        **SHAPES.get(family, {}),
     }
     config = FAMILIES[family].config
     quiet = {f.name: 0.0 for f in fields(config) if f.name.endswith("dropout")}
-    return config(**shape | quiet | SHAPES.get(family, {}) | changes)
+    return config(**shape | quiet | changes)
 
 
 def noisy(cfg: ModelConfig, heads: tuple[str, ...]) -> dict[str, Any]:
@@ -74,8 +83,8 @@ def forward(cfg: ModelConfig, heads: tuple[str, ...], collect: bool = False) -> 
 
     @partial(jax.jit, compiler_options=QUICKLY)
     def run(params: Any, **inputs: Any) -> dict[str, Any]:
-        outputs = dict(module.apply({"params": params}, **model_inputs(architecture, inputs), collect=collect))
-        return outputs | ({"logits": outputs["logits"].dense()} if "logits" in outputs else {})
+        outputs = module.apply({"params": params}, **model_inputs(architecture, inputs), collect=collect)
+        return {k: v.dense() if isinstance(v, VocabLogits) else v for k, v in outputs.items()}
 
     return run
 
@@ -119,4 +128,5 @@ def random_batch(family: str, rows: int, length: int, seed: int = 0) -> dict[str
         }
     weights = real * batch["example_weights"][:, None] * rng.choice([0.0, 1.0, 5.0], (rows, 1))
     targets = rng.integers(0, VOCAB, weights.shape).astype(np.int32)
-    return batch | {"targets": targets, "loss_weights": weights.astype(np.float32)}
+    batch |= {"targets": targets, "loss_weights": weights.astype(np.float32)}
+    return batch | ({"backward_targets": VOCAB - 1 - targets} if family == "elmo" else {})

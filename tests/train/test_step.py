@@ -164,9 +164,49 @@ def test_steps_and_micro_batches_draw_masks_of_their_own():
         assert (mask(state) != mask(first)).mean() > 0.25
 
 
+# A toy that carries a state: y = a x + s, and s goes on as s + the mean of x.
+
+
+def _carrying_apply(params, batch, key):
+    state = batch["carry"]["s"]
+    y = params["linear"]["a"][None] * batch["x"] + state[:, None]
+    return {"y": y, "carry": {"s": state + jnp.mean(batch["x"], -1)}}
+
+
+CARRYING = jax.jit(make_train_step(_carrying_apply, TOY, RECORDER, lambda _: 0.0, "steps"))
+
+
+def test_each_micro_batch_carries_the_state_of_its_own_rows():
+    rows, start = _toy_rows(8), np.arange(8, dtype=np.float32)
+    means, finals, losses = rows["x"].mean(-1), [], []
+    for micro_batches in (4, 1):
+        carry = {"s": jnp.asarray(start.reshape(micro_batches, -1))}
+        state = _state(_toy_params())
+        state = state.replace(extra={**state.extra, "carry": carry})
+        for _ in range(2):
+            state, metrics = CARRYING(state, _cut(rows, micro_batches))
+            losses.append(float(metrics["loss"]))
+        finals.append(np.asarray(state.extra["carry"]["s"]).ravel())
+        np.testing.assert_array_equal(state.extra["window"], np.arange(3.0))
+    for final in finals:
+        np.testing.assert_allclose(final, start + 2 * means, rtol=1e-5)
+    np.testing.assert_allclose(losses[:2], losses[2:], rtol=1e-5)
+    assert losses[0] != losses[1]
+
+
+def test_a_bad_step_leaves_the_carried_state_too():
+    rows = _toy_rows(8)
+    rows["constant"][3] = np.nan
+    before = _state(_toy_params())
+    before = before.replace(extra={**before.extra, "carry": {"s": jnp.ones((2, 4))}})
+    state, metrics = CARRYING(before, _cut(rows, 2))
+    assert int(metrics["skipped"]) == 1
+    _assert_untouched(state, before)
+
+
 def test_evaluation_adds_up_and_divides_once():
     step, rows = jax.jit(make_eval_step(_toy_apply, TOY)), _toy_rows(8)
-    parts = [step(_toy_params(), {k: v[i : i + 4] for k, v in rows.items()})["error"] for i in (0, 4)]
+    parts = [step(_toy_params(), {k: v[i : i + 4] for k, v in rows.items()})[0]["error"] for i in (0, 4)]
     errors = np.square(rows["x"] + 1 - rows["y"])  # without dropout
     wanted = np.average(errors.mean(1), weights=rows["loss_weights"])
     np.testing.assert_allclose((parts[0] + parts[1]).value(), wanted, rtol=1e-5)
