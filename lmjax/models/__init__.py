@@ -1,10 +1,14 @@
 """The model families. A new one is a file here and a line in MODELS."""
 
 from lmjax.errors import UserError, did_you_mean
-from lmjax.models import bert, gpt
+from lmjax.models import bert, gpt, roberta
 from lmjax.models.architecture import Architecture, ModelConfig
 
-MODELS: dict[str, Architecture] = {"bert": bert.ARCHITECTURE, "gpt2": gpt.ARCHITECTURE}  # by Hugging Face's model_type
+MODELS: dict[str, Architecture] = {  # by Hugging Face's model_type
+    "bert": bert.ARCHITECTURE,
+    "gpt2": gpt.ARCHITECTURE,
+    "roberta": roberta.ARCHITECTURE,
+}
 
 
 def architecture_of(cfg: ModelConfig) -> Architecture:

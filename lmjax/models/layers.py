@@ -102,16 +102,21 @@ def sinusoids(positions_BL: Array, features: int) -> Array:
 
 
 class PositionEmbedding(nn.Module):
-    """Adds positions to token vectors, or concatenates [token ; position] and projects 2D -> D, as the config says."""
+    """Adds positions to token vectors, or concatenates [token ; position] and projects 2D -> D, as the config says.
+
+    `offset`: rows of the learned table that come before position 0.
+    """
 
     cfg: ModelConfig
     kernel_init: Initializer
+    offset: int = 0
 
     @nn.compact
     def __call__(self, x_BLD: Array, positions_BL: Array) -> Array:
         cfg, D = self.cfg, self.cfg.hidden_size
         if cfg.position_embedding == "learned":
-            position_BLD = Embedding(cfg.max_position_embeddings, D, self.kernel_init, name="position")(positions_BL)
+            rows = cfg.max_position_embeddings + self.offset
+            position_BLD = Embedding(rows, D, self.kernel_init, name="position")(positions_BL + self.offset)
         else:
             position_BLD = sinusoids(positions_BL, D)
         if cfg.position_combine == "add":
