@@ -43,10 +43,11 @@ class TokenizerConfig:
     """A vocabulary to train on the corpus, or one to read from `path` (kind "file").
 
     `path`: BERT's vocab.txt, tokenizer.json, a SentencePiece .model, or a directory that holds one of them, or GPT-2's
-    encoder.json and vocab.bpe (also under the names vocab.json and merges.txt). `lowercase` is of WordPiece alone.
+    encoder.json and vocab.bpe (also under the names vocab.json and merges.txt); with fairseq's dict.txt beside them,
+    RoBERTa's order of ids. "roberta_bpe" is "byte_bpe" in that order. `lowercase` is of WordPiece alone.
     """
 
-    kind: Literal["wordpiece", "byte_bpe", "sentencepiece", "file"]
+    kind: Literal["wordpiece", "byte_bpe", "roberta_bpe", "sentencepiece", "file"]
     vocab_size: int = 8192
     path: str = ""
     lowercase: bool = True
@@ -64,11 +65,16 @@ class Tokenizer(ABC):
         self.data = data
         self.vocab_size = vocab_size  # one more than the largest id
         self.fingerprint = hashlib.sha256(data).hexdigest()
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id, self.eos_id = (
-            next((i for name in names if (i := self.id(name)) is not None), None) for names in ROLES.values()
-        )
-        roles = (self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id, self.eos_id)
-        self.special_ids = tuple(sorted({*special_ids, *(i for i in roles if i is not None)}))
+        special = set(special_ids)
+        roles = [self._role(names, special) for names in ROLES.values()]
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id, self.eos_id = roles
+        self.special_ids = tuple(sorted({*special, *(i for i in roles if i is not None)}))
+
+    def _role(self, names: Sequence[str], special: set[int]) -> int | None:
+        """The first of the names that is a special token, else the first that is a token at all: RoBERTa's vocabulary
+        holds GPT-2's <|endoftext|> as a token like any other."""
+        found = [i for name in names if (i := self.id(name)) is not None]
+        return next((i for i in found if i in special), found[0] if found else None)
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -199,6 +205,8 @@ def _tokenizer_json(file: epath.Path, lowercase: bool) -> bytes:
     if file.name in MERGES:
         vocab = json.loads((file.parent / MERGES[file.name]).read_bytes())
         merges = [(a, b) for a, b in (line.split(" ") for line in lines if not line.startswith("#version"))]
+        if (order := _fairseq_order(file.parent / "dict.txt", vocab)) is not None:
+            return training.to_bytes(training.roberta_pipeline(order, merges))
         tokenizer = training.byte_level_pipeline(hf.models.BPE(vocab, merges))
         tokenizer.add_special_tokens([training.END_OF_TEXT])
         return training.to_bytes(tokenizer)
@@ -209,6 +217,16 @@ def _tokenizer_json(file: epath.Path, lowercase: bool) -> bytes:
     config = file.parent / "tokenizer_config.json"
     settings = json.loads(config.read_bytes()) if config.exists() else {}
     return training.to_bytes(training.wordpiece_pipeline(vocab, settings.get("do_lower_case", lowercase)))
+
+
+def _fairseq_order(file: epath.Path, vocab: dict[str, int]) -> list[str] | None:
+    """The tokens between RoBERTa's special ones: as fairseq's dict.txt lists GPT-2's ids, or as the vocabulary has them
+    that Hugging Face made of it; None for a vocabulary that is not RoBERTa's."""
+    by_id = {i: token for token, i in vocab.items()}
+    if file.exists():
+        entries = [line.split()[0] for line in file.read_text().splitlines()]
+        return [by_id[int(entry)] if entry.isdigit() else entry for entry in entries]  # the rest are fillers
+    return [by_id[i] for i in range(len(training.ROBERTA_SPECIALS), len(vocab) - 1)] if training.MASK in vocab else None
 
 
 def _vocabulary_file(path: epath.Path) -> epath.Path:
@@ -243,7 +261,11 @@ def train_tokenizer(cfg: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
             return HuggingFaceTokenizer(training.wordpiece(texts, cfg.vocab_size, cfg.lowercase))
         case "byte_bpe":
             return HuggingFaceTokenizer(training.byte_bpe(texts, cfg.vocab_size))
+        case "roberta_bpe":
+            return HuggingFaceTokenizer(training.roberta_bpe(texts, cfg.vocab_size))
         case "sentencepiece":
             return SentencePieceTokenizer(training.unigram(texts, cfg.vocab_size))
         case _:
-            raise UserError(f"no tokenizer of kind '{cfg.kind}'; choose wordpiece, byte_bpe, sentencepiece or file")
+            raise UserError(
+                f"no tokenizer of kind '{cfg.kind}'; choose wordpiece, byte_bpe, roberta_bpe, sentencepiece or file"
+            )

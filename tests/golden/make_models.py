@@ -1,8 +1,8 @@
-"""What transformers computes with random BERTs and GPT-2s: float32, eager attention, no dropout.
+"""What transformers computes with random models of each family: float32, eager attention, no dropout.
 
 Runs among the peers (.venv-parity).
 
-    make_models.py                          writes bert.npz, gpt2.npz and tensors.json beside this file
+    make_models.py                          writes a FAMILY.npz each and tensors.json beside this file
     make_models.py IN OUT make SEED FOLDER  the same of fresh models, which are saved under FOLDER
     make_models.py IN OUT read FOLDER...    the outputs of saved models for IN's FAMILY/FEATURE
 
@@ -26,12 +26,14 @@ Record = dict[str, Any]
 ROWS, BATCHES, STEPS = 4, 5, 20
 TINY_BERT = {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 TINY_BERT |= {"intermediate_size": 40, "max_position_embeddings": 14}
+TINY_ROBERTA = TINY_BERT | {"max_position_embeddings": 16, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 TINY_GPT = {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 40, "n_positions": 14}
 TINY_GPT |= {"bos_token_id": 60, "eos_token_id": 60}
 # name: (config, row length, does it also train)
 GOLDEN = {
     "bert": (transformers.BertConfig(**TINY_BERT), 12, True),
     "gpt2": (transformers.GPT2Config(**TINY_GPT), 12, True),
+    "roberta": (transformers.RobertaConfig(**TINY_ROBERTA), 12, True),
 }
 LIVE = {
     "bert-tiny": (
@@ -52,8 +54,22 @@ LIVE = {
         14,
         True,
     ),
+    "roberta-tiny": (
+        transformers.RobertaConfig(
+            **TINY_ROBERTA | {"vocab_size": 256, "hidden_size": 48, "num_attention_heads": 3, "num_hidden_layers": 3}
+        ),
+        14,
+        True,
+    ),
     "bert-base": (transformers.BertConfig(), 64, False),
     "gpt2-small": (transformers.GPT2Config(), 64, False),
+    "roberta-base": (  # transformers' defaults are not those of the released models
+        transformers.RobertaConfig(
+            vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5
+        ),
+        64,
+        False,
+    ),
 }
 CLASSES = {  # each class that lmjax writes for
     "BertForPreTraining": "bert",
@@ -62,14 +78,22 @@ CLASSES = {  # each class that lmjax writes for
     "BertModel": "bert",
     "GPT2LMHeadModel": "gpt2",
     "GPT2Model": "gpt2",
+    "RobertaForMaskedLM": "roberta",
+    "RobertaModel": "roberta",
 }
+NORMS = ("LayerNorm.weight", "layer_norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")
 # Large enough that a decayed bias, an unclipped gradient or a shifted schedule is seen within a few steps.
 RECIPE = {"peak_lr": 0.01, "b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 1.0, "warmup": 5}
+RECIPES = {"roberta": RECIPE | {"clip_norm": 0.0, "no_decay": ""}}  # nothing is clipped, everything decayed
 
 
 def random_model(config: Any, rng: np.random.Generator) -> torch.nn.Module:
     """A pretraining model whose every tensor is random, biases and LayerNorms too."""
-    heads = {"bert": transformers.BertForPreTraining, "gpt2": transformers.GPT2LMHeadModel}
+    heads = {
+        "bert": transformers.BertForPreTraining,
+        "gpt2": transformers.GPT2LMHeadModel,
+        "roberta": transformers.RobertaForMaskedLM,
+    }
     config.attn_implementation = "eager"
     for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
         if hasattr(config, key):
@@ -81,7 +105,7 @@ def random_model(config: Any, rng: np.random.Generator) -> torch.nn.Module:
             if parameter.ndim > 1:
                 values *= 0.6 / config.hidden_size**0.5
             else:
-                values = 0.1 * values + name.endswith(("LayerNorm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight"))
+                values = 0.1 * values + name.endswith(NORMS)
             parameter.copy_(torch.from_numpy(values))
     return model
 
@@ -94,13 +118,15 @@ def random_batches(
     lengths = rng.integers(4, length + 1, (batches, rows, 1))
     lengths[:, 0] = length
     mask = np.arange(length) < lengths
-    # Not id 0: transformers gives a padding entry's embedding no gradient, wherever it stands.
-    tokens = np.where(mask, rng.integers(1, config.vocab_size, shape), 0)
+    # Not the padding's id: transformers gives its embedding no gradient, wherever it stands; RoBERTa no position.
+    pad = config.pad_token_id or 0
+    tokens = np.where(mask, rng.integers(pad + 1, config.vocab_size, shape), pad)
     if config.model_type == "gpt2":
         features = {"input_ids": tokens, "attention_mask": mask, "labels": np.where(mask, tokens, -100)}
     else:
         first_types = np.arange(length) >= rng.integers(1, lengths)
-        types = np.where(first_types & mask, rng.integers(1, config.type_vocab_size, (batches, rows, 1)), 0)
+        last_type = rng.integers(1, max(2, config.type_vocab_size), (batches, rows, 1))
+        types = np.where(first_types & mask, last_type, 0)
         # Position 0 always, so that each row predicts; the rest at random, so that rows predict unequal numbers.
         predicted = mask & ((rng.random(shape) < 0.2) | (np.arange(length) == 0))
         features = {
@@ -110,6 +136,8 @@ def random_batches(
             "labels": np.where(predicted, rng.integers(1, config.vocab_size, shape), -100),
             "next_sentence_label": rng.integers(0, 2, (batches, rows)),
         }
+        if config.model_type == "roberta":
+            del features["token_type_ids"], features["next_sentence_label"]
     return {name: x.astype(np.int32) for name, x in features.items()}
 
 
@@ -131,12 +159,12 @@ def record(model: torch.nn.Module, batches: dict[str, np.ndarray], train: bool) 
     outputs.loss.backward()
     found = {
         "config": model.config.to_json_string(use_diff=False),
-        "recipe": json.dumps(RECIPE),
+        "recipe": json.dumps(RECIPES.get(model.config.model_type, RECIPE)),
         "loss": outputs.loss.item(),
         **{f"batches/{name}": x for name, x in batches.items()},
         **{f"gradients/{name}": p.grad.numpy().copy() for name, p in model.named_parameters()},
     }
-    if model.config.model_type == "bert":
+    if hasattr(outputs, "seq_relationship_logits"):
         logits = {"logits": outputs.prediction_logits, "next_sentence_logits": outputs.seq_relationship_logits}
     else:
         logits = {"logits": outputs.logits}
@@ -146,18 +174,20 @@ def record(model: torch.nn.Module, batches: dict[str, np.ndarray], train: bool) 
 
 def adamw(model: torch.nn.Module, batches: dict[str, np.ndarray]) -> np.ndarray:
     """The loss of each step, batches in turn: torch's AdamW and clipping, linear warm-up and decay."""
-    groups = [  # biases and LayerNorms, which have one axis, are not decayed
-        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
-        {"params": [p for p in model.parameters() if p.ndim > 1]},
+    recipe = RECIPES.get(model.config.model_type, RECIPE)
+    decayed = [p for p in model.parameters() if p.ndim > 1 or "no_decay" in recipe]
+    groups = [  # biases and LayerNorms, which have one axis, are not decayed by default
+        {"params": [p for p in model.parameters() if p.ndim == 1 and "no_decay" not in recipe], "weight_decay": 0.0},
+        {"params": decayed},
     ]
     optimizer = torch.optim.AdamW(
         groups,
-        RECIPE["peak_lr"],
-        betas=(RECIPE["b1"], RECIPE["b2"]),
-        eps=RECIPE["eps"],
-        weight_decay=RECIPE["weight_decay"],
+        recipe["peak_lr"],
+        betas=(recipe["b1"], recipe["b2"]),
+        eps=recipe["eps"],
+        weight_decay=recipe["weight_decay"],
     )
-    warmup = RECIPE["warmup"]
+    warmup = recipe["warmup"]
     rates = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, (STEPS - step) / (STEPS - warmup))
     )
@@ -166,7 +196,7 @@ def adamw(model: torch.nn.Module, batches: dict[str, np.ndarray]) -> np.ndarray:
         optimizer.zero_grad()
         loss = run(model, {name: x[step % BATCHES] for name, x in batches.items()}).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), RECIPE["clip_norm"])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["clip_norm"] or float("inf"))
         optimizer.step()
         rates.step()
         losses.append(loss.item())

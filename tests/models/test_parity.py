@@ -1,4 +1,4 @@
-"""BERT and GPT-2 against transformers, float32: logits, losses, gradients, AdamW steps, weights in both directions.
+"""Every family against transformers, float32: logits, losses, gradients, AdamW steps, weights in both directions.
 
 The same tests run on the committed records of tests/golden and, marked `parity`, on fresh ones of random models.
 """
@@ -41,7 +41,7 @@ class Reference(NamedTuple):
     def features(self, batch: int) -> dict[str, np.ndarray]:
         """One of the record's batches in lmjax's terms."""
         hf = {k: v[batch] for k, v in part(self.found, "batches/").items()}
-        return mlm_features(hf) if self.family == "bert" else clm_features(hf)
+        return mlm_features(hf) if "mlm" in self.model.heads else clm_features(hf)
 
 
 def part(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
@@ -53,14 +53,13 @@ def mlm_features(hf: Arrays) -> dict[str, np.ndarray]:
     labels = hf["labels"]
     positions = np.argsort(labels < 0, axis=-1, kind="stable").astype(np.int32)
     targets = np.take_along_axis(labels, positions, -1)
-    return {
+    names = {"token_type_ids": "token_type_ids", "next_sentence_labels": "next_sentence_label"}
+    return {ours: hf[theirs] for ours, theirs in names.items() if theirs in hf} | {
         "tokens": hf["input_ids"],
         "segment_ids": hf["attention_mask"],
-        "token_type_ids": hf["token_type_ids"],
         "mlm_positions": np.where(targets >= 0, positions, 0),
         "targets": np.maximum(targets, 0),
         "loss_weights": (targets >= 0).astype(np.float32),
-        "next_sentence_labels": hf["next_sentence_label"],
         "example_weights": np.ones(len(labels), np.float32),
     }
 
@@ -111,8 +110,8 @@ def on(*cases: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("reference", cases_, indirect=True)
 
 
-TINY = ("golden/bert", "golden/gpt2", "live/bert-tiny", "live/gpt2-tiny")
-PUBLISHED = ("live/bert-base", "live/gpt2-small")
+TINY = ("golden/bert", "golden/gpt2", "golden/roberta", "live/bert-tiny", "live/gpt2-tiny", "live/roberta-tiny")
+PUBLISHED = ("live/bert-base", "live/gpt2-small", "live/roberta-base")
 
 
 def assert_logits(reference: Reference, atol: float) -> None:
@@ -121,7 +120,7 @@ def assert_logits(reference: Reference, atol: float) -> None:
     inputs = {"tokens": hf["input_ids"]} | {k: hf[k] for k in ("attention_mask", "token_type_ids") if k in hf}
     outputs, real = lm(**inputs), hf["attention_mask"] == 1
     np.testing.assert_allclose(outputs["logits"][real], reference.found["logits"][real], rtol=0, atol=atol)
-    if reference.family == "bert":
+    if "next_sentence_logits" in reference.found:
         theirs = reference.found["next_sentence_logits"]
         np.testing.assert_allclose(outputs["next_sentence_logits"], theirs, rtol=0, atol=atol)
 
@@ -184,6 +183,8 @@ WRITTEN = {
     ("bert", "pooler"): {"hidden": "last_hidden_state", "pooled": "pooler_output"},
     ("gpt2", "clm"): {"logits": "logits"},
     ("gpt2",): {"hidden": "last_hidden_state"},
+    ("roberta", "mlm"): {"logits": "logits"},
+    ("roberta", "pooler"): {"hidden": "last_hidden_state", "pooled": "pooler_output"},
 }
 
 
@@ -192,13 +193,16 @@ def test_transformers_loads_what_lmjax_writes_and_back(run_peer, seed, tmp_path)
     print(f"LMJAX_PARITY_SEED={seed} repeats this")
     rng, order = np.random.default_rng(seed), np.arange(14)
     mask = (order < np.array([[14], [5], [9]])).astype(np.int32)  # GPT-2's is turned round: padding before a prompt
-    masks = {"bert": mask, "gpt2": mask[:, ::-1]}
-    tokens = {family: rng.integers(1, 61, mask.shape, np.int32) * masks[family] for family in masks}
-    types = rng.integers(0, 2, mask.shape, np.int32) * mask
+    families = {family for family, *_ in WRITTEN}
+    masks = {family: mask[:, ::-1] if family == "gpt2" else mask for family in families}
+    pads = dict.fromkeys(families, 0) | {"roberta": 1}
+    tokens = {f: np.where(masks[f], rng.integers(2, 61, mask.shape), pads[f]).astype(np.int32) for f in families}
+    types = dict.fromkeys(families & {"bert", "ernie"}, rng.integers(0, 2, mask.shape, np.int32) * mask)
     positions = np.maximum(np.cumsum(masks["gpt2"], 1) - 1, 0)
     features = {f"{family}/input_ids": x for family, x in tokens.items()}
     features |= {f"{family}/attention_mask": x for family, x in masks.items()}
-    features |= {"bert/token_type_ids": types, "gpt2/position_ids": positions}
+    features |= {f"{family}/token_type_ids": x for family, x in types.items()}
+    features |= {"gpt2/position_ids": positions}
     expected = {}
     for (family, *heads), names in WRITTEN.items():
         with np.load(GOLDEN / f"{family}.npz", allow_pickle=False) as file:
@@ -206,7 +210,7 @@ def test_transformers_loads_what_lmjax_writes_and_back(run_peer, seed, tmp_path)
         model, name = LanguageModel(cfg, tuple(heads), noisy(cfg, tuple(heads)), None), "-".join([family, *heads])
         model.save_hf(tmp_path / name)
         inputs = {"tokens": tokens[family], "attention_mask": masks[family]}
-        inputs |= {"token_type_ids": types} if family == "bert" else {}
+        inputs |= {"token_type_ids": types[family]} if family in types else {}
         outputs, again = model(**inputs), load(tmp_path / name)(**inputs)
         jax.tree.map(np.testing.assert_array_equal, {k: again[k] for k in outputs}, outputs)
         expected |= {f"{name}/{theirs}": (outputs[ours], masks[family] == 1) for ours, theirs in names.items()}

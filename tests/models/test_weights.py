@@ -23,6 +23,8 @@ HEADS = {
     "BertForNextSentencePrediction": ("nsp",),
     "BertModel": ("pooler",),
     "GPT2LMHeadModel": ("clm",),
+    "RobertaForMaskedLM": ("mlm",),
+    "RobertaModel": ("pooler",),
     "GPT2Model": (),
 }
 

@@ -22,6 +22,7 @@ if jax.__version_info__ < (0, 12):  # later ones know no other emitters
 RECIPES: dict[str, tuple[tuple[str, ...], Objective]] = {  # family: heads and objective of its pretraining
     "bert": (("mlm", "nsp"), objectives.mlm(next_sentence=True)),
     "gpt2": (("clm",), objectives.clm()),
+    "roberta": (("mlm",), objectives.mlm(next_sentence=False)),
 }
 
 
@@ -93,7 +94,7 @@ def random_batch(family: str, rows: int, length: int, seed: int = 0) -> dict[str
         "segment_ids": real.astype(np.int32),
         "example_weights": (np.arange(rows) != 1).astype(np.float32),
     }
-    if family == "bert":
+    if "mlm" in RECIPES[family][0]:
         masked = 3
         batch |= {
             "token_type_ids": rng.integers(0, 2, (rows, length)).astype(np.int32),
