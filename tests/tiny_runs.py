@@ -31,8 +31,8 @@ SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 
 
 def tiny_tokenizer(kind: str) -> Tokenizer:
-    """Trained on SENTENCES, "wordpiece", "byte_bpe" or "sentencepiece"."""
-    size = 320 if kind == "byte_bpe" else 90
+    """Trained on SENTENCES, "wordpiece", "byte_bpe", "roberta_bpe" or "sentencepiece"."""
+    size = 320 if kind.endswith("bpe") else 90
     return make_tokenizer(TokenizerConfig(kind, size), SENTENCES * 3)  # type: ignore[arg-type]
 
 

@@ -6,6 +6,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -112,10 +113,68 @@ class SentencePairs(InstanceConfig):
         }
 
 
+@dataclass(frozen=True)
+class Sentences(InstanceConfig):
+    """RoBERTa's <s> ... </s>: as many whole sentences, one after the other, as a row holds (Liu et al. 2019, section
+    4.2).
+
+    FULL-SENTENCES, where `cross_documents`: a row goes on into the next document, after the </s> that closes the one
+    before in the store. DOC-SENTENCES: it does not, and the last row of a document is padded. Only a sentence
+    longer than a row is cut.
+    Features, int32: tokens, segment_ids (1 real, 0 padding) and flags (uint8; special tokens 0) [n, length].
+    """
+
+    cross_documents: bool = True
+
+    def tables(self, split: Split, tokenizer: Tokenizer, seed: int) -> Iterator[Columns]:
+        _special_ids(tokenizer)
+        if tokenizer.eos_id != tokenizer.sep_id:
+            raise UserError("full and document sentences need a tokenizer with </s> as RoBERTa's; choose roberta_bpe")
+        starts, documents = np.asarray(split.sentence_starts[:]), np.asarray(split.document_starts[:])
+        ends = starts[documents]
+        contents = starts - np.isin(starts, ends[1:])  # where a document's </s> stands, the row's own will do
+        stretches = [(ends[0], ends[-1])] if self.cross_documents else pairwise(ends)
+        rows = [r for a, b in stretches for r in sentence_rows(starts, contents, int(a), int(b), self.length - 2)]
+        begin, end = np.array(rows).T
+        yield {"start": begin, "size": (end - begin - np.isin(end, ends)).astype(np.int32)}
+
+    def gather(self, split: Split, tokenizer: Tokenizer, columns: Columns) -> dict[str, np.ndarray]:
+        position, size = np.arange(self.length, dtype=np.int32), columns["size"][:, None]
+        text = (position > 0) & (position <= size)
+        index = np.where(text, columns["start"][:, None] - 1 + position, 0)
+        pad, cls, sep = _special_ids(tokenizer)
+        special = np.where(position <= size + 1, sep, pad)
+        special[:, 0] = cls
+        return {
+            "tokens": np.where(text, np.asarray(split.tokens[index]), special).astype(np.int32),
+            "flags": np.where(text, np.asarray(split.flags[index]), 0).astype(np.uint8),
+            "segment_ids": (position <= size + 1).astype(np.int32),
+        }
+
+
+def sentence_rows(
+    starts: np.ndarray, contents: np.ndarray, begin: int, end: int, room: int
+) -> Iterator[tuple[int, int]]:
+    """Cuts the tokens begin..end into stretches of whole sentences, as long as `room` allows; a sentence that is longer
+    by itself is cut.
+
+    Args:
+      starts: int64 [sentences + 1], the token at which each sentence begins, and the end.
+      contents: the same without what needs no room: how far a stretch that ends there is counted.
+    """
+    while begin < end:
+        fits = int(starts[np.searchsorted(contents, begin + room, side="right") - 1])
+        stop = min(fits, end) if fits > begin else begin + room
+        yield begin, stop
+        begin = stop
+
+
 def _special_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
     pad, cls, sep = tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id
     if pad is None or cls is None or sep is None:
-        raise UserError("sentence pairs need a tokenizer with [CLS], [SEP] and [PAD]; choose a WordPiece tokenizer")
+        raise UserError(
+            "rows for masking need a tokenizer with [CLS], [SEP] and [PAD]; choose a WordPiece tokenizer or roberta_bpe"
+        )
     return pad, cls, sep
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lmjax.data import masking
-from lmjax.data.masking import INSIDE, MaskingConfig, RowKeys, mask_tokens, random_bits, unit_order
+from lmjax.data.masking import MaskingConfig, RowKeys, mask_tokens, random_bits, unit_order
 from lmjax.data.store import WORD_BEGINS, WORD_INSIDE
 from lmjax.data.tf import tensorflow
 from lmjax.errors import UserError
@@ -132,7 +132,7 @@ def test_whole_words_follow_berts_greedy_rule(inside, cap):
     features = make_features(rows=300, inside=inside)
     cfg = MaskingConfig("word", max_predictions=cap)
     masked = mask(features, cfg)
-    order = unit_order(tf.constant(features["flags"], tf.int32), make_keys(np.arange(300)), INSIDE["word"]).numpy()
+    order = unit_order(tf.constant(features["flags"], tf.int32), make_keys(np.arange(300)), "word").numpy()
     overshot = 0
     for row in range(300):
         predictions = min(cap, max(1, round(0.15 * int(features["segment_ids"][row].sum()))))
@@ -190,7 +190,7 @@ def test_random_bits_are_uniform_and_change_with_every_input():
 
 
 def test_impossible_rates_are_refused():
-    for bad in ({"rate": 0.0}, {"rate": 1.5}, {"mask": 0.9, "random": 0.2}, {"max_predictions": 0}):
+    for bad in ({"rate": 0.0}, {"rate": 1.5}, {"mask": 0.9, "random": 0.2}, {"max_predictions": -1}):
         with pytest.raises(UserError, match="masking"):
             MaskingConfig(**bad)
 
@@ -199,6 +199,42 @@ def test_units_with_equal_hashes_do_not_mingle(monkeypatch):
     tf = tensorflow()
     monkeypatch.setattr(masking, "random_bits", lambda keys, counters, purpose: tf.zeros_like(counters, tf.uint32))
     flags = tf.constant([[0, 1, 2, 1, 2, 2, 1, 0]], tf.int32)
-    order = unit_order(flags, make_keys([0]), WORD_INSIDE).numpy()[0]
+    order = unit_order(flags, make_keys([0]), "word").numpy()[0]
     assert len(set(order[1:7])) == 3
     assert order[0] == order[7] == -1
+
+
+@pytest.mark.parametrize("length", [13, 64])
+def test_robertas_draw_is_fairseqs(length):
+    """floor(0.15 n + u) of all n positions, special tokens too, each as likely as another; random words from id 4 on,
+    <mask> among them."""
+    cfg = MaskingConfig(selection="roberta", max_predictions=0, random_from=4)
+    features = make_features(rows=8192, length=length)
+    masked = mask(features, cfg)
+    chosen, real = chosen_of(masked, length), features["segment_ids"]
+    exact = 0.15 * real.sum(1)
+    assert np.isin(chosen.sum(1) - np.floor(exact), [0, 1]).all()
+    ups, part = (chosen.sum(1) > np.floor(exact)), exact % 1
+    assert abs(ups.sum() - part.sum()) < 5 * np.sqrt((part * (1 - part)).sum())
+    assert not chosen[real == 0].any()
+    full = real.all(1)
+    special = features["flags"][0] == 0
+    for group in (special, ~special):
+        assert within(chosen[full][:, group].sum(), full.sum() * group.sum(), 0.15)
+    rows, slots = np.nonzero(masked["loss_weights"])
+    now, before = masked["tokens"][rows, masked["mlm_positions"][rows, slots]], masked["targets"][rows, slots]
+    words = now[(now != MASK) & (now != before)]
+    assert words.min() > 4
+    assert within((now == MASK).sum(), len(now), 0.8 + 0.1 / (VOCAB - 4))
+    assert within((now == before).sum(), len(now), 0.1 + 0.1 / (VOCAB - 4) * (before > 3).mean())
+
+
+def test_a_row_has_room_for_all_that_its_selection_can_ask_for():
+    assert MaskingConfig(selection="roberta", max_predictions=0).predictions(512) == 77
+    assert MaskingConfig(max_predictions=0).predictions(512) == 77
+    assert MaskingConfig().predictions(512) == 20
+    assert MaskingConfig(selection="ernie", max_predictions=512).predictions(128) == 128  # the whole row
+    wanted = 0.15 * 128 + 6 * np.sqrt(0.15 * 0.85 * 128)
+    assert MaskingConfig(selection="ernie", max_predictions=0).predictions(128) == np.ceil(wanted)
+    with pytest.raises(UserError, match="selection 'roberta' takes single positions; unit 'word'"):
+        MaskingConfig("word", selection="roberta")

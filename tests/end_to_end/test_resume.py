@@ -63,3 +63,19 @@ def test_killed_and_resumed_is_bitwise_the_same(name: str, tmp_path: Path) -> No
     assert fingerprint(run) == fingerprint(tmp_path / "untouched"), f"kill moments drawn from seed {seed}"
     assert log_without_times(run) == log_without_times(tmp_path / "untouched")
     assert fingerprint(run)[0] == 60
+
+
+@pytest.mark.parametrize("name", ["roberta"])
+def test_killed_once_and_resumed_is_bitwise_the_same(name: str, tmp_path: Path) -> None:
+    """Twelve steps, for what a family does to its data."""
+    tiny.write_text(tmp_path)
+    finish(name, tmp_path, tmp_path / "untouched")
+    process, run = start(name, tmp_path, tmp_path / "killed"), tmp_path / "killed"
+    while process.poll() is None and last_logged(run) < 7:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert last_logged(run) < 12
+    finish(name, tmp_path, run)
+    assert fingerprint(run) == fingerprint(tmp_path / "untouched")
+    assert log_without_times(run) == log_without_times(tmp_path / "untouched")

@@ -1,7 +1,7 @@
-"""Two runs small enough to be killed and started again many times: `tiny.py bert|gpt2 DIRECTORY [--field value ...]`.
+"""Runs small enough to be killed and started again many times: `tiny.py NAME DIRECTORY [--field value ...]`.
 
 BERT crosses a stage boundary, goes through a batch ramp and skips data twice; GPT-2 accumulates and draws from a
-mixture.
+mixture; RoBERTa fills its rows with whole sentences and masks them anew each pass.
 """
 
 import sys
@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from lmjax.config import override
+from lmjax.data.masking import MaskingConfig
 from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
 from lmjax.data.sources import TextFiles
 from lmjax.data.tokenizers import TokenizerConfig
 from lmjax.models.bert import BertConfig
 from lmjax.models.gpt import GptConfig
+from lmjax.models.roberta import RobertaConfig
 from lmjax.run import RunConfig, prepare_data
 from lmjax.tasks.pretraining import ClmConfig, MlmConfig
 from lmjax.train.checkpoint import CheckpointConfig
@@ -70,6 +72,15 @@ def config(name: str, root: Path) -> RunConfig:
                 Stage(until_step=60, batch_size=8, length=32),
             ),
             skips=((12, 3), (41, 2)),
+            **common,
+        )
+    if name == "roberta":
+        masking = MaskingConfig(selection="roberta", max_predictions=0, random_from=4)
+        return RunConfig(
+            model=RobertaConfig(vocab_size=300, **SHAPE),
+            task=MlmConfig(input_format="full_sentences", next_sentence=False, masking=masking),
+            data=(WeightedData(data(root, "roberta_bpe", 0)),),
+            stages=(Stage(until_step=12, batch_size=8, length=32),),
             **common,
         )
     tokenizer = replace(
