@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from etils import epath
@@ -23,8 +23,9 @@ Columns = dict[str, Any]  # name -> integers [rows]
 
 @dataclass(frozen=True)
 class InstanceConfig:
-    """How rows of `length` tokens are cut from a store."""
+    """How rows of `length` tokens are cut from a store; `token_types`: how many kinds their token_type_ids tell."""
 
+    token_types: ClassVar[int] = 1
     length: int
 
     def once(self) -> "InstanceConfig":
@@ -63,18 +64,21 @@ class SentencePairs(InstanceConfig):
     `short_fraction`: share of documents cut to a random shorter length. Without `next_sentence`, B always follows A; it
     is left out, with its [SEP], where a chunk is one sentence.
     Features, int32: tokens, token_type_ids (0 up to the first [SEP], then 1), segment_ids (1 real, 0 padding) and flags
-    (uint8, see `store`; special tokens 0) [n, length]; next_sentence_labels [n] (0 = B follows A, 1 = B is random).
+    (uint8, see `store`; special tokens 0) [n, length]; next_sentence_labels [n] (`true_label` where B follows A, 0 in
+    BERT, 1 in ERNIE).
     """
 
+    token_types: ClassVar[int] = 2
     duplicates: int = 10
     short_fraction: float = 0.1
     next_sentence: bool = True
+    true_label: int = 0
 
     def once(self) -> "SentencePairs":
         return replace(self, duplicates=1)
 
     def tables(self, split: Split, tokenizer: Tokenizer, seed: int) -> Iterator[Columns]:
-        _special_ids(tokenizer)
+        special_ids(tokenizer)
         if self.length < 5 or self.duplicates < 1:
             raise UserError(
                 f"sentence pairs: length {self.length} must be at least 5, and duplicates {self.duplicates} at least 1"
@@ -101,7 +105,7 @@ class SentencePairs(InstanceConfig):
         in_b = (position >= b_begins) & (position < b_begins + b_length)
         index = np.where(in_a, columns["a_start"][:, None] - 1, columns["b_start"][:, None] - b_begins) + position
         index = np.where(in_a | in_b, index, 0)
-        pad, cls, sep = _special_ids(tokenizer)
+        pad, cls, sep = special_ids(tokenizer)
         special = np.where(position < end, sep, pad)
         special[:, 0] = cls
         return {
@@ -109,7 +113,7 @@ class SentencePairs(InstanceConfig):
             "flags": np.where(in_a | in_b, np.asarray(split.flags[index]), 0).astype(np.uint8),
             "token_type_ids": ((position >= b_begins) & (position < end)).astype(np.int32),
             "segment_ids": (position < end).astype(np.int32),
-            "next_sentence_labels": columns["random"].astype(np.int32),
+            "next_sentence_labels": columns["random"].astype(np.int32) ^ self.true_label,
         }
 
 
@@ -127,7 +131,7 @@ class Sentences(InstanceConfig):
     cross_documents: bool = True
 
     def tables(self, split: Split, tokenizer: Tokenizer, seed: int) -> Iterator[Columns]:
-        _special_ids(tokenizer)
+        special_ids(tokenizer)
         if tokenizer.eos_id != tokenizer.sep_id:
             raise UserError("full and document sentences need a tokenizer with </s> as RoBERTa's; choose roberta_bpe")
         starts, documents = np.asarray(split.sentence_starts[:]), np.asarray(split.document_starts[:])
@@ -142,7 +146,7 @@ class Sentences(InstanceConfig):
         position, size = np.arange(self.length, dtype=np.int32), columns["size"][:, None]
         text = (position > 0) & (position <= size)
         index = np.where(text, columns["start"][:, None] - 1 + position, 0)
-        pad, cls, sep = _special_ids(tokenizer)
+        pad, cls, sep = special_ids(tokenizer)
         special = np.where(position <= size + 1, sep, pad)
         special[:, 0] = cls
         return {
@@ -169,7 +173,8 @@ def sentence_rows(
         begin = stop
 
 
-def _special_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
+def special_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
+    """[PAD], [CLS] and [SEP]. Raises UserError where a vocabulary lacks them."""
     pad, cls, sep = tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id
     if pad is None or cls is None or sep is None:
         raise UserError(
@@ -205,7 +210,7 @@ def sentence_pairs(
                 end = middle  # the sentences that B did not use are put back
             else:
                 b = (at[middle], at[end])
-            yield *_truncate(a, b, longest, rng), is_random
+            yield *truncate(a, b, longest, rng), is_random
             begin = end
 
 
@@ -224,7 +229,7 @@ def _random_sentences(
     return int(starts[sentence]), int(starts[end])
 
 
-def _truncate(a: tuple[int, int], b: tuple[int, int], longest: int, rng: random.Random) -> tuple[int, int, int, int]:
+def truncate(a: tuple[int, int], b: tuple[int, int], longest: int, rng: random.Random) -> tuple[int, int, int, int]:
     """Takes single tokens off the longer side (B when equal), at its front or back by a coin each, until both fit."""
     a_length, b_length = a[1] - a[0], b[1] - b[0]
     excess = max(0, a_length + b_length - longest)

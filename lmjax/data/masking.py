@@ -25,6 +25,7 @@ LEVELS = {  # of units, the coarser the later: the bits of a token that begins o
     "entity": (ENTITY_BEGINS, ENTITY_INSIDE),
 }
 UNITS = ("token", *LEVELS)
+Unit = Literal["token", "word", "phrase", "entity"]
 # Mean size in tokens of the unit that a token belongs to, on Chinese prose (docs/data.md): the variance of "ernie"'s
 # count is that of single tokens times this.
 UNIT_SIZE = {"token": 1, "word": 2.5, "phrase": 2.5, "entity": 4}
@@ -46,7 +47,7 @@ class MaskingConfig:
     standard deviations. `dynamic`: each pass over the data draws new masks.
     """
 
-    unit: Literal["token", "word", "phrase", "entity"] = "token"
+    unit: Unit = "token"
     rate: float = 0.15
     mask: float = 0.8
     random: float = 0.1

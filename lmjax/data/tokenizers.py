@@ -45,12 +45,14 @@ class TokenizerConfig:
     `path`: BERT's vocab.txt, tokenizer.json, a SentencePiece .model, or a directory that holds one of them, or GPT-2's
     encoder.json and vocab.bpe (also under the names vocab.json and merges.txt); with fairseq's dict.txt beside them,
     RoBERTa's order of ids. "roberta_bpe" is "byte_bpe" in that order. `lowercase` is of WordPiece alone.
+    `fill_to`: a vocab.txt gets entries that no text has, up to so many (ERNIE's model has 18,000 rows for 17,964).
     """
 
     kind: Literal["wordpiece", "byte_bpe", "roberta_bpe", "sentencepiece", "file"]
     vocab_size: int = 8192
     path: str = ""
     lowercase: bool = True
+    fill_to: int = 0
 
 
 class Tokenizer(ABC):
@@ -79,6 +81,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens around them; on all cores."""
+
+    def encode_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        """Ids of each text, and at which character each token begins. Raises UserError for kinds that cannot say."""
+        raise UserError("this kind of tokenizer does not tell where its tokens stand; choose a WordPiece tokenizer")
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -133,6 +139,10 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def encode_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [(e.ids, [begin for begin, _ in e.offsets]) for e in encoded]
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids])
 
@@ -170,7 +180,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 def make_tokenizer(cfg: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Reads the vocabulary at `cfg.path`, or trains one on `texts`. Raises UserError as the two below do."""
-    return read_tokenizer(cfg.path, cfg.lowercase) if cfg.kind == "file" else train_tokenizer(cfg, texts)
+    return read_tokenizer(cfg.path, cfg.lowercase, cfg.fill_to) if cfg.kind == "file" else train_tokenizer(cfg, texts)
 
 
 def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
@@ -178,7 +188,7 @@ def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
     return read_tokenizer(directory)
 
 
-def read_tokenizer(path: str | os.PathLike, lowercase: bool = True) -> Tokenizer:
+def read_tokenizer(path: str | os.PathLike, lowercase: bool = True, fill_to: int = 0) -> Tokenizer:
     """A vocabulary from a file or a directory; see `TokenizerConfig`. A tokenizer_config.json beside a vocab.txt
     overrules `lowercase`.
 
@@ -191,14 +201,14 @@ def read_tokenizer(path: str | os.PathLike, lowercase: bool = True) -> Tokenizer
     try:
         if file.suffix == ".model":
             return SentencePieceTokenizer(file.read_bytes())
-        return HuggingFaceTokenizer(_tokenizer_json(file, lowercase))
+        return HuggingFaceTokenizer(_tokenizer_json(file, lowercase, fill_to))
     except UserError:
         raise
     except Exception as error:  # the Rust library raises bare Exception
         raise UserError(f"cannot read a vocabulary from {file}: {error}") from None
 
 
-def _tokenizer_json(file: epath.Path, lowercase: bool) -> bytes:
+def _tokenizer_json(file: epath.Path, lowercase: bool, fill_to: int) -> bytes:
     if file.suffix == ".json":
         return file.read_bytes()
     lines = file.read_bytes().decode("utf-8").replace("\r\n", "\n").rstrip("\n").split("\n")
@@ -210,7 +220,9 @@ def _tokenizer_json(file: epath.Path, lowercase: bool) -> bytes:
         tokenizer = training.byte_level_pipeline(hf.models.BPE(vocab, merges))
         tokenizer.add_special_tokens([training.END_OF_TEXT])
         return training.to_bytes(tokenizer)
-    vocab = {token: i for i, token in enumerate(lines)}
+    tokens = [line.split("\t")[0] for line in lines]  # ERNIE's has the id behind
+    tokens += [f"[unused{i}]" for i in range(len(tokens), fill_to)]
+    vocab = {token: i for i, token in enumerate(tokens)}
     missing = [token for token in training.BERT_SPECIALS if token not in vocab]
     if missing:
         raise UserError(f"{file} lacks {', '.join(missing)}; it is no vocabulary of BERT's")

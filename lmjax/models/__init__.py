@@ -1,11 +1,12 @@
 """The model families. A new one is a file here and a line in MODELS."""
 
 from lmjax.errors import UserError, did_you_mean
-from lmjax.models import bert, gpt, roberta
+from lmjax.models import bert, ernie, gpt, roberta
 from lmjax.models.architecture import Architecture, ModelConfig
 
 MODELS: dict[str, Architecture] = {  # by Hugging Face's model_type
     "bert": bert.ARCHITECTURE,
+    "ernie": ernie.ARCHITECTURE,
     "gpt2": gpt.ARCHITECTURE,
     "roberta": roberta.ARCHITECTURE,
 }

@@ -32,13 +32,7 @@ def weights(cfg: BertConfig) -> list[Weight]:
 
 
 def to_hf(cfg: BertConfig, heads: tuple[str, ...]) -> dict[str, Any]:
-    classes = {
-        ("mlm", "nsp"): "BertForPreTraining",
-        ("mlm",): "BertForMaskedLM",
-        ("nsp",): "BertForNextSentencePrediction",
-    }
-    name = classes.get(tuple(h for h in ("mlm", "nsp") if h in heads), "BertModel")
-    return encoder.to_hf(cfg, "bert", name)
+    return encoder.to_hf(cfg, "bert", encoder.pretraining_class("Bert", heads))
 
 
 def from_hf(data: Mapping[str, Any]) -> BertConfig:

@@ -246,6 +246,12 @@ def to_hf(cfg: EncoderConfig, model_type: str, class_name: str) -> dict[str, Any
     }
 
 
+def pretraining_class(family: str, heads: tuple[str, ...]) -> str:
+    """Hugging Face's class for these heads of BERT or ERNIE."""
+    classes = {("mlm", "nsp"): "ForPreTraining", ("mlm",): "ForMaskedLM", ("nsp",): "ForNextSentencePrediction"}
+    return family + classes.get(tuple(h for h in ("mlm", "nsp") if h in heads), "Model")
+
+
 def from_hf(config: type[C], data: Mapping[str, Any]) -> C:
     """The inverse; what the file does not say, the family's config says."""
     activation = data.get("hidden_act", "gelu")

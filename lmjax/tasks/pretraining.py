@@ -20,13 +20,14 @@ class MlmConfig(TaskConfig):
     prediction, on RoBERTa's FULL-SENTENCES or DOC-SENTENCES (Liu et al. 2019, section 4.2).
 
     Of pairs, `duplicates`: how many times they are drawn anew; `short_fraction`: share of rows cut to a random shorter
-    length.
+    length; `true_label`: the label of a pair that belongs together (0 in BERT, 1 in ERNIE).
     """
 
     input_format: Literal["sentence_pairs", "full_sentences", "doc_sentences"] = "sentence_pairs"
     next_sentence: bool = True
     duplicates: int = 10
     short_fraction: float = 0.1
+    true_label: Literal[0, 1] = 0
     masking: MaskingConfig = field(default_factory=MaskingConfig)
 
 
@@ -57,7 +58,7 @@ def mlm(cfg: MlmConfig) -> Task:
     def instances(length: int) -> InstanceConfig:
         if not pairs:
             return Sentences(length, cross_documents=cfg.input_format == "full_sentences")
-        return SentencePairs(length, cfg.duplicates, cfg.short_fraction, cfg.next_sentence)
+        return SentencePairs(length, cfg.duplicates, cfg.short_fraction, cfg.next_sentence, cfg.true_label)
 
     def transform(masking: MaskingConfig | None, tokenizer: Any) -> Any:
         def mask(features: dict[str, Any], keys: RowKeys) -> dict[str, Any]:

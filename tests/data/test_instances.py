@@ -37,7 +37,7 @@ def pairs_of(cfg, seed=0):
 @pytest.mark.parametrize("length", [16, 40, 1000])
 @pytest.mark.parametrize("next_sentence", [True, False])
 def test_chunks_tile_every_document_and_pairs_are_whole_sentences(monkeypatch, length, next_sentence):
-    monkeypatch.setattr(instances, "_truncate", lambda a, b, longest, rng: (a[0], a[1] - a[0], b[0], b[1] - b[0]))
+    monkeypatch.setattr(instances, "truncate", lambda a, b, longest, rng: (a[0], a[1] - a[0], b[0], b[1] - b[0]))
     a, a_length, b, b_length, is_random = pairs_of(
         SentencePairs(length, short_fraction=0.3, next_sentence=next_sentence)
     )
@@ -56,7 +56,7 @@ def test_chunks_tile_every_document_and_pairs_are_whole_sentences(monkeypatch, l
 
 
 def test_random_sentences_fill_what_a_left_and_no_more(monkeypatch):
-    monkeypatch.setattr(instances, "_truncate", lambda a, b, longest, rng: (a[0], a[1] - a[0], b[0], b[1] - b[0]))
+    monkeypatch.setattr(instances, "truncate", lambda a, b, longest, rng: (a[0], a[1] - a[0], b[0], b[1] - b[0]))
     _, a_length, b, b_length, is_random = pairs_of(SentencePairs(40, short_fraction=0))
     starts, left = SPLIT.sentence_starts, 37 - a_length
     last_sentence = b + b_length - starts[np.searchsorted(starts, b + b_length) - 1]
@@ -93,7 +93,7 @@ def test_a_tenth_of_the_documents_is_cut_shorter():
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(2, 64), st.randoms(use_true_random=False))
 def test_truncation_takes_from_the_longer_side(a_length, b_length, longest, rng):
-    start, kept_a, b_start, kept_b = instances._truncate((100, 100 + a_length), (300, 300 + b_length), longest, rng)
+    start, kept_a, b_start, kept_b = instances.truncate((100, 100 + a_length), (300, 300 + b_length), longest, rng)
     a, b = a_length, b_length
     while a + b > longest:
         a, b = (a - 1, b) if a > b else (a, b - 1)
@@ -104,7 +104,7 @@ def test_truncation_takes_from_the_longer_side(a_length, b_length, longest, rng)
 
 def test_truncation_takes_from_front_and_back_alike():
     rng = random.Random(0)
-    fronts = [instances._truncate((0, 50), (100, 110), 30, rng)[0] for _ in range(4000)]
+    fronts = [instances.truncate((0, 50), (100, 110), 30, rng)[0] for _ in range(4000)]
     assert abs(np.mean(fronts) - 15) < 5 * np.sqrt(30 / 4 / 4000)
     assert abs(np.var(fronts) - 30 / 4) < 1  # binomial: each token its own coin
 

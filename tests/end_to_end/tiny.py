@@ -1,9 +1,11 @@
 """Runs small enough to be killed and started again many times: `tiny.py NAME DIRECTORY [--field value ...]`.
 
 BERT crosses a stage boundary, goes through a batch ramp and skips data twice; GPT-2 accumulates and draws from a
-mixture; RoBERTa fills its rows with whole sentences and masks them anew each pass.
+mixture; RoBERTa fills its rows with whole sentences and masks them anew each pass; ERNIE goes through three units of
+masking, over pairs and conversations.
 """
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from lmjax.config import override
+from lmjax.data.chinese import Boundaries
 from lmjax.data.masking import MaskingConfig
 from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
-from lmjax.data.sources import TextFiles
+from lmjax.data.sources import Dialogues, TextFiles
 from lmjax.data.tokenizers import TokenizerConfig
 from lmjax.models.bert import BertConfig
+from lmjax.models.ernie import ErnieConfig
 from lmjax.models.gpt import GptConfig
 from lmjax.models.roberta import RobertaConfig
 from lmjax.run import RunConfig, prepare_data
@@ -46,12 +50,20 @@ def write_text(directory: Path, seed: int = 0, documents: int = 60) -> None:
     ]
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"text{seed}.txt").write_text("\n\n".join(lines))
+    roles = ["query", "response"]
+    chats = [[{"role": roles[i % 2], "text": line} for i, line in enumerate(d.split("\n"))] for d in lines]
+    (directory / "chat.jsonl").write_text("\n".join(json.dumps({"turns": turns}) for turns in chats))
 
 
 def data(root: Path, kind: str, seed: int) -> DataConfig:
     source = TextFiles((str(root / f"text{seed}.txt"),), documents="blank_line")
     tokenizer = TokenizerConfig(kind, 300)  # type: ignore[arg-type]
     return DataConfig(str(root / f"store_{kind}{seed}"), source, tokenizer, heldout=0.2)
+
+
+def with_tokenizer_of(first: DataConfig, second: DataConfig) -> DataConfig:
+    """The second corpus, read with the vocabulary that was trained on the first."""
+    return replace(second, tokenizer=replace(first.tokenizer, kind="file", path=f"{first.store}/tokenizer"))
 
 
 def config(name: str, root: Path) -> RunConfig:
@@ -74,6 +86,19 @@ def config(name: str, root: Path) -> RunConfig:
             skips=((12, 3), (41, 2)),
             **common,
         )
+    if name == "ernie":
+        masking = [MaskingConfig(u, selection="ernie", max_predictions=0) for u in ("token", "phrase", "entity")]
+        pairs = replace(data(root, "wordpiece", 0), boundaries=Boundaries())
+        turns = DataConfig(
+            str(root / "store_turns"), Dialogues((str(root / "chat.jsonl"),)), pairs.tokenizer, heldout=0.2
+        )
+        return RunConfig(
+            model=ErnieConfig(vocab_size=300, type_vocab_size=4, **SHAPE),
+            task=MlmConfig(duplicates=1, true_label=1, masking=masking[0]),
+            data=(WeightedData(pairs), WeightedData(with_tokenizer_of(pairs, turns))),
+            stages=tuple(Stage(4 * k, batch_size=8, length=32, masking=m) for k, m in enumerate(masking, 1)),
+            **common,
+        )
     if name == "roberta":
         masking = MaskingConfig(selection="roberta", max_predictions=0, random_from=4)
         return RunConfig(
@@ -83,15 +108,12 @@ def config(name: str, root: Path) -> RunConfig:
             stages=(Stage(until_step=12, batch_size=8, length=32),),
             **common,
         )
-    tokenizer = replace(
-        data(root, "byte_bpe", 0).tokenizer, kind="file", path=str(root / "store_byte_bpe0" / "tokenizer")
-    )
     return RunConfig(
         model=GptConfig(vocab_size=300, **SHAPE),
         task=ClmConfig(),
         data=(
             WeightedData(data(root, "byte_bpe", 0), 0.7),
-            WeightedData(replace(data(root, "byte_bpe", 1), tokenizer=tokenizer), 0.3),
+            WeightedData(with_tokenizer_of(data(root, "byte_bpe", 0), data(root, "byte_bpe", 1)), 0.3),
         ),
         stages=(Stage(until_step=60, batch_size=8, length=16, micro_batches=2),),
         **common,

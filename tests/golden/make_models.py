@@ -27,11 +27,13 @@ ROWS, BATCHES, STEPS = 4, 5, 20
 TINY_BERT = {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 TINY_BERT |= {"intermediate_size": 40, "max_position_embeddings": 14}
 TINY_ROBERTA = TINY_BERT | {"max_position_embeddings": 16, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+TINY_ERNIE = TINY_BERT | {"hidden_act": "relu", "layer_norm_eps": 1e-5}
 TINY_GPT = {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 40, "n_positions": 14}
 TINY_GPT |= {"bos_token_id": 60, "eos_token_id": 60}
 # name: (config, row length, does it also train)
 GOLDEN = {
     "bert": (transformers.BertConfig(**TINY_BERT), 12, True),
+    "ernie": (transformers.ErnieConfig(**TINY_ERNIE), 12, True),
     "gpt2": (transformers.GPT2Config(**TINY_GPT), 12, True),
     "roberta": (transformers.RobertaConfig(**TINY_ROBERTA), 12, True),
 }
@@ -61,8 +63,20 @@ LIVE = {
         14,
         True,
     ),
+    "ernie-tiny": (
+        transformers.ErnieConfig(
+            **TINY_ERNIE | {"vocab_size": 256, "hidden_size": 48, "num_attention_heads": 3, "type_vocab_size": 4}
+        ),
+        14,
+        True,
+    ),
     "bert-base": (transformers.BertConfig(), 64, False),
     "gpt2-small": (transformers.GPT2Config(), 64, False),
+    "ernie-base": (
+        transformers.ErnieConfig(vocab_size=18000, max_position_embeddings=513, hidden_act="relu", layer_norm_eps=1e-5),
+        64,
+        False,
+    ),
     "roberta-base": (  # transformers' defaults are not those of the released models
         transformers.RobertaConfig(
             vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5
@@ -78,6 +92,10 @@ CLASSES = {  # each class that lmjax writes for
     "BertModel": "bert",
     "GPT2LMHeadModel": "gpt2",
     "GPT2Model": "gpt2",
+    "ErnieForPreTraining": "ernie",
+    "ErnieForMaskedLM": "ernie",
+    "ErnieForNextSentencePrediction": "ernie",
+    "ErnieModel": "ernie",
     "RobertaForMaskedLM": "roberta",
     "RobertaModel": "roberta",
 }
@@ -91,6 +109,7 @@ def random_model(config: Any, rng: np.random.Generator) -> torch.nn.Module:
     """A pretraining model whose every tensor is random, biases and LayerNorms too."""
     heads = {
         "bert": transformers.BertForPreTraining,
+        "ernie": transformers.ErnieForPreTraining,
         "gpt2": transformers.GPT2LMHeadModel,
         "roberta": transformers.RobertaForMaskedLM,
     }

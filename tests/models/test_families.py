@@ -20,7 +20,7 @@ from tests.models.tiny import QUICKLY, RECIPES, VOCAB, applier, forward, noisy, 
 
 pytestmark = pytest.mark.core
 
-CAUSAL = {"bert": False, "gpt2": True, "roberta": False}
+CAUSAL = {"bert": False, "ernie": False, "gpt2": True, "roberta": False}
 ROWS, LENGTH = 3, 12
 each_family = pytest.mark.parametrize("family", MODELS)
 
@@ -82,6 +82,7 @@ COUNTS = {  # reference: the published checkpoints; {heads: trainable parameters
     "gpt2-medium": {("clm",): 354_823_168},
     "gpt2-large": {("clm",): 774_030_080},
     "gpt2-xl": {("clm",): 1_557_611_200},
+    "ernie-1.0": {("pooler",): 99_866_112, ("mlm",): 99_885_648, ("mlm", "nsp"): 100_477_778},
     "roberta-base": {(): 124_055_040, ("pooler",): 124_645_632, ("mlm",): 124_697_433},
     "roberta-large": {(): 354_310_144, ("pooler",): 355_359_744, ("mlm",): 355_412_057},
 }

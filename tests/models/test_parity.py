@@ -110,8 +110,9 @@ def on(*cases: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("reference", cases_, indirect=True)
 
 
-TINY = ("golden/bert", "golden/gpt2", "golden/roberta", "live/bert-tiny", "live/gpt2-tiny", "live/roberta-tiny")
-PUBLISHED = ("live/bert-base", "live/gpt2-small", "live/roberta-base")
+GOLDENS = ("bert", "ernie", "gpt2", "roberta")
+TINY = (*(f"golden/{family}" for family in GOLDENS), *(f"live/{family}-tiny" for family in GOLDENS))
+PUBLISHED = ("live/bert-base", "live/ernie-base", "live/gpt2-small", "live/roberta-base")
 
 
 def assert_logits(reference: Reference, atol: float) -> None:
@@ -181,6 +182,9 @@ WRITTEN = {
     ("bert", "mlm"): {"logits": "logits"},
     ("bert", "nsp"): {"next_sentence_logits": "logits"},
     ("bert", "pooler"): {"hidden": "last_hidden_state", "pooled": "pooler_output"},
+    ("ernie", "mlm", "nsp"): {"logits": "prediction_logits", "next_sentence_logits": "seq_relationship_logits"},
+    ("ernie", "mlm"): {"logits": "logits"},
+    ("ernie", "pooler"): {"hidden": "last_hidden_state", "pooled": "pooler_output"},
     ("gpt2", "clm"): {"logits": "logits"},
     ("gpt2",): {"hidden": "last_hidden_state"},
     ("roberta", "mlm"): {"logits": "logits"},

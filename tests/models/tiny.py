@@ -22,6 +22,7 @@ if jax.__version_info__ < (0, 12):  # later ones know no other emitters
 RECIPES: dict[str, tuple[tuple[str, ...], Objective]] = {  # family: heads and objective of its pretraining
     "bert": (("mlm", "nsp"), objectives.mlm(next_sentence=True)),
     "gpt2": (("clm",), objectives.clm()),
+    "ernie": (("mlm", "nsp"), objectives.mlm(next_sentence=True)),
     "roberta": (("mlm",), objectives.mlm(next_sentence=False)),
 }
 
