@@ -1,7 +1,7 @@
 """ERNIE 1.0 with the three masking stages of its paper (Sun et al. 2019): characters, then phrases, then entities.
 
 Command:   python run_pretrain.py configs/ernie_base.py
-Data:      Chinese text as files, a sentence a line, documents apart by a blank line, under text/; word lists in THUOCL's
+Data:      Chinese text as files, a sentence a line, documents apart by a blank line, under text/; lists in THUOCL's
            format under lists/ (phrases.txt, entities.txt); ERNIE's vocab.txt under vocab/. Needs lmjax[zh]. The paper
            had 173M sentences of Wikipedia, Baike, news and Tieba.
 Hardware:  not published. Not run here.

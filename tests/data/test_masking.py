@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lmjax.data import masking
-from lmjax.data.masking import MaskingConfig, RowKeys, mask_tokens, random_bits, unit_order
+from lmjax.data.masking import MaskingConfig, RowKeys, mask_tokens, random_bits, unit_numbers, unit_order
 from lmjax.data.store import WORD_BEGINS, WORD_INSIDE
 from lmjax.data.tf import tensorflow
 from lmjax.errors import UserError
@@ -238,3 +238,65 @@ def test_a_row_has_room_for_all_that_its_selection_can_ask_for():
     assert MaskingConfig(selection="ernie", max_predictions=0).predictions(128) == np.ceil(wanted)
     with pytest.raises(UserError, match="selection 'roberta' takes single positions; unit 'word'"):
         MaskingConfig("word", selection="roberta")
+
+
+def ernie(unit="word", fate="token", room=64, **changes):
+    return MaskingConfig(unit, selection="ernie", fate=fate, max_predictions=room, random_from=1, **changes)
+
+
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_ernies_coins_lie_within_binomial_bounds(unit):
+    """Whole length, as in parity: nothing overflows, and each unit is chosen by itself."""
+    features = make_features(rows=8192)
+    masked = mask(features, ernie(unit))
+    chosen, numbers = (
+        chosen_of(masked, 64),
+        unit_numbers(tensorflow().constant(features["flags"], "int32"), unit).numpy(),
+    )
+    numbers = np.where(features["flags"] == 0, 0, numbers)
+    taken = np.array([len({*n[c]}) for n, c in zip(numbers, chosen, strict=True)])
+    units = np.array([len({*n} - {0}) for n in numbers])
+    assert within(taken.sum(), units.sum(), 0.15)
+    assert abs(np.var(taken - 0.15 * units) / np.mean(units * 0.15 * 0.85) - 1) < 0.1  # no fixed number a row
+    assert not masked["mlm_overflow"].any()
+    assert (masked["masking_level"] == ["token", "word"].index(unit)).all()
+    rows, slots = np.nonzero(masked["loss_weights"])
+    now, before = masked["tokens"][rows, masked["mlm_positions"][rows, slots]], masked["targets"][rows, slots]
+    assert within((now == MASK).sum(), len(now), 0.8 + 0.1 / (VOCAB - 1))
+    assert within((now == before).sum(), len(now), 0.1 + 0.1 / (VOCAB - 1))
+    assert now.min() >= 1
+
+
+@pytest.mark.parametrize("fate", ["token", "unit"])
+def test_a_units_tokens_meet_their_fate_alone_or_together(fate):
+    features = make_features(rows=4096, inside=0.6)
+    masked = mask(features, ernie(fate=fate, random=0.0, mask=0.5))
+    numbers = unit_numbers(tensorflow().constant(features["flags"], "int32"), "word").numpy()
+    chosen, hidden = chosen_of(masked, 64), masked["tokens"] == MASK
+    inner = chosen[:, 1:] & chosen[:, :-1] & (numbers[:, 1:] == numbers[:, :-1])
+    same = (hidden[:, 1:] == hidden[:, :-1])[inner]
+    assert len(same) > 5000
+    assert same.all() if fate == "unit" else within(same.sum(), len(same), 0.5)
+
+
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_what_finds_no_room_is_counted_and_units_stay_whole(unit):
+    features = make_features(rows=2048)
+    whole, capped = (mask(features, ernie(unit, room=room)) for room in (64, 6))
+    left, all_ = capped["loss_weights"].sum(1), whole["loss_weights"].sum(1)
+    np.testing.assert_array_equal(left + capped["mlm_overflow"], all_)
+    assert (capped["mlm_overflow"][all_ <= 6] == 0).all()
+    assert capped["mlm_overflow"].mean() > 1
+    assert capped["loss_weights"].shape == (2048, 6)
+    kept, chosen = chosen_of(capped, 64), chosen_of(whole, 64)
+    assert not (kept & ~chosen).any()
+    numbers = unit_numbers(tensorflow().constant(features["flags"], "int32"), unit).numpy()
+    for row in range(200):
+        assert not {*numbers[row][kept[row]]} & {*numbers[row][chosen[row] & ~kept[row]]}
+
+
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_mean_and_six_deviations_hold_all(unit):
+    masked = mask(make_features(rows=8192), ernie(unit, room=0))
+    assert masked["loss_weights"].shape[1] < 50
+    assert not masked["mlm_overflow"].any()
