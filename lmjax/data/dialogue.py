@@ -9,7 +9,7 @@ the three turns is replaced as often as another, by a turn of the same role from
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,6 +52,9 @@ class DialogueTurns(InstanceConfig):
     token_types: ClassVar[int] = 4
     duplicates: int = 1
     true_label: int = 1
+
+    def once(self) -> "DialogueTurns":
+        return replace(self, duplicates=1)
 
     def tables(self, split: Split, tokenizer: Tokenizer, seed: int) -> Iterator[Columns]:
         special_ids(tokenizer)

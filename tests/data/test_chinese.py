@@ -120,7 +120,7 @@ def numbered(drawn: list[tuple[int, bool]], gaps: bool) -> np.ndarray:
     st.integers(0, 2**20),
     st.sampled_from(list(LEVELS)),
 )
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 def test_no_unit_is_ever_half_masked_at_its_level(rows, seed, unit):
     """Whole-unit draw: the tokens of a word, phrase or entity are all chosen or none, and meet the same fate; a token
     of no entity counts as of its phrase, and of no phrase as of its word."""
