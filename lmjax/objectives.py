@@ -85,5 +85,5 @@ def mlm(next_sentence: bool) -> Objective:
     return Objective(
         lambda outputs, batch: {name: mean for part in parts for name, mean in part(outputs, batch).items()},
         {"mlm": 1.0, "nsp": 1.0} if next_sentence else {"mlm": 1.0},
-        ("loss_weights", "example_weights"),
+        ("loss_weights", "example_weights") if next_sentence else ("loss_weights",),
     )

@@ -28,7 +28,7 @@ UNITS = ("token", *LEVELS)
 Unit = Literal["token", "word", "phrase", "entity"]
 # Mean size in tokens of the unit that a token belongs to, on Chinese prose (docs/data.md): the variance of "ernie"'s
 # count is that of single tokens times this.
-UNIT_SIZE = {"token": 1, "word": 2.5, "phrase": 2.5, "entity": 4}
+UNIT_SIZE = {"token": 1, "word": 2, "phrase": 2, "entity": 3}
 ORDER, FATE, WORD, PASS, MIXTURE, COUNT = range(1, 7)  # what a random number decides
 
 
