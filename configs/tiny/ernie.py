@@ -28,7 +28,7 @@ def config() -> RunConfig:
     return RunConfig(
         directory="runs/tiny_ernie",
         model=ErnieConfig(
-            vocab_size=5120,
+            vocab_size=4864,
             hidden_size=128,
             num_hidden_layers=2,
             num_attention_heads=2,
@@ -43,7 +43,7 @@ def config() -> RunConfig:
                 DataConfig(
                     store="stores/literature",
                     source=Annotated(("zh_literature/train.tar.gz",), width=60),
-                    tokenizer=TokenizerConfig("wordpiece", 5120),
+                    tokenizer=TokenizerConfig("wordpiece", 4864),
                     sentences="split",
                     boundaries=Boundaries(),
                 )
