@@ -140,7 +140,7 @@ def _jieba() -> Any:
     except ImportError:
         raise UserError("boundaries of Chinese words need jieba: pip install 'lmjax[zh]'") from None
     jieba.setLogLevel("WARNING")
-    tokenizer = jieba.Tokenizer()
+    tokenizer: Any = jieba.Tokenizer()
     with tempfile.TemporaryDirectory() as directory:
         tokenizer.tmp_dir = directory  # it would keep its dictionary marshalled where anyone may write
         tokenizer.initialize()

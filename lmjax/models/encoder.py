@@ -114,7 +114,7 @@ class Encoder(nn.Module):
         cfg, init, table = self.cfg, _init(self.cfg), _table_init(self.cfg)
         words = Embedding(cfg.padded_vocab_size, cfg.hidden_size, padded(table, cfg.vocab_size), name="word_embeddings")
         types = Embedding(cfg.type_vocab_size, cfg.hidden_size, init, name="token_type_embeddings")
-        positions = positions_like(tokens) if positions is None else positions
+        positions = _positions(cfg, tokens, segment_ids, positions)
         x_BLD = PositionEmbedding(cfg, table, cfg.position_offset, name="positions")(words(tokens), positions)
         x_BLD = x_BLD + types(jnp.zeros_like(tokens) if token_type_ids is None else token_type_ids)
         x_BLD = LayerNorm(cfg.layer_norm_eps, name="embeddings_norm")(x_BLD).astype(cfg.dtype)
@@ -133,6 +133,15 @@ class Encoder(nn.Module):
             logits_B2 = Dense((cfg.hidden_size,), (2,), init, name="nsp")(outputs["pooled"])
             outputs["next_sentence_logits"] = logits_B2.astype(jnp.float32)
         return outputs
+
+
+def _positions(cfg: EncoderConfig, tokens_BL: Array, segment_ids_BL: Array | None, given_BL: Array | None) -> Array:
+    """0, 1, 2, ... where none are given. Where padding has a row of its own, that is -1, and only real tokens count."""
+    if segment_ids_BL is None or not cfg.position_offset:
+        return positions_like(tokens_BL) if given_BL is None else given_BL
+    real_BL = segment_ids_BL > 0
+    counted_BL = jnp.cumsum(real_BL, axis=1, dtype=jnp.int32) - 1
+    return jnp.where(real_BL, counted_BL if given_BL is None else given_BL, -1)
 
 
 class MlmHead(nn.Module):
@@ -260,7 +269,7 @@ def from_hf(config: type[C], data: Mapping[str, Any]) -> C:
     shape = {ours: data[theirs] for theirs, ours in _HF_KEYS.items() if theirs in data}
     if "max_position_embeddings" in shape:
         shape["max_position_embeddings"] -= config.position_offset
-    return config(activation=_HF_ACTIVATIONS[activation], **shape)
+    return config(activation=_HF_ACTIVATIONS[activation], **shape)  # type: ignore[arg-type]
 
 
 def flops(cfg: EncoderConfig, length: int, heads: tuple[str, ...], predictions: int) -> float:

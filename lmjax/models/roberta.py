@@ -9,13 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import jax.numpy as jnp
-
 from lmjax.models import encoder
 from lmjax.models.architecture import Architecture
 from lmjax.models.encoder import linear, norm
 from lmjax.models.weights import Weight
-from lmjax.types import Array, Outputs
 
 PAD = 1  # in the vocabulary of every released model
 
@@ -34,27 +31,6 @@ class RobertaConfig(encoder.EncoderConfig):
     type_vocab_size: int = 1
     layer_norm_eps: float = 1e-5
     initializer: Literal["truncated_normal", "normal"] = "normal"
-
-
-class Roberta(encoder.Encoder):
-    """The encoder and the heads "mlm" and "pooler"."""
-
-    def __call__(
-        self,
-        tokens: Array,
-        segment_ids: Array | None = None,
-        positions: Array | None = None,
-        mlm_positions: Array | None = None,
-        *,
-        train: bool = False,
-        collect: bool = False,
-    ) -> Outputs:
-        """As `Encoder`; absent `positions` count the real tokens of a row, wherever its padding stands."""
-        if segment_ids is not None:
-            real_BL = segment_ids > 0
-            counted_BL = jnp.cumsum(real_BL, axis=1, dtype=jnp.int32) - 1 if positions is None else positions
-            positions = jnp.where(real_BL, counted_BL, -1)
-        return super().__call__(tokens, None, segment_ids, positions, mlm_positions, train=train, collect=collect)
 
 
 def weights(cfg: RobertaConfig) -> list[Weight]:
@@ -85,7 +61,7 @@ PRESETS = {
 
 ARCHITECTURE = Architecture(
     config=RobertaConfig,
-    build=Roberta,
+    build=encoder.Encoder,
     heads=("mlm", "pooler"),
     inputs=("tokens", "segment_ids", "positions", "mlm_positions"),
     sharding=encoder.SHARDING,
