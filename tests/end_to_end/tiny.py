@@ -1,7 +1,7 @@
 """Runs small enough to be killed and started again many times: `tiny.py NAME DIRECTORY [--field value ...]`.
 
 BERT crosses a stage boundary, goes through a batch ramp and skips data twice; GPT-2 accumulates and draws from a
-mixture; RoBERTa fills its rows with whole sentences and masks them anew each pass; ERNIE goes through three units of
+mixture; RoBERTa fills its rows with whole sentences and masks them anew each pass; ERNIE goes through two units of
 masking, over pairs and conversations.
 """
 
@@ -87,7 +87,7 @@ def config(name: str, root: Path) -> RunConfig:
             **common,
         )
     if name == "ernie":
-        masking = [MaskingConfig(u, selection="ernie", max_predictions=0) for u in ("token", "phrase", "entity")]
+        masking = [MaskingConfig(u, selection="ernie", max_predictions=0) for u in ("token", "entity")]
         pairs = replace(data(root, "wordpiece", 0), boundaries=Boundaries())
         turns = DataConfig(
             str(root / "store_turns"), Dialogues((str(root / "chat.jsonl"),)), pairs.tokenizer, heldout=0.2
@@ -96,7 +96,7 @@ def config(name: str, root: Path) -> RunConfig:
             model=ErnieConfig(vocab_size=300, type_vocab_size=4, **SHAPE),
             task=MlmConfig(duplicates=1, true_label=1, masking=masking[0]),
             data=(WeightedData(pairs), WeightedData(with_tokenizer_of(pairs, turns))),
-            stages=tuple(Stage(4 * k, batch_size=8, length=32, masking=m) for k, m in enumerate(masking, 1)),
+            stages=tuple(Stage(6 * k, batch_size=8, length=32, masking=m) for k, m in enumerate(masking, 1)),
             **common,
         )
     if name == "roberta":
