@@ -1,6 +1,7 @@
 """A small RoBERTa on the embedded `docs` text: full sentences, dynamic masks, byte-level BPE, RoBERTa's optimizer.
 
 Command:   python run_pretrain.py configs/tiny/roberta.py
+Result:    not measured on this text; `roberta_files.py` has figures on novels
 """
 
 from lmjax.data.masking import MaskingConfig
