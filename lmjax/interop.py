@@ -19,7 +19,7 @@ from etils import epath
 
 from lmjax.beam import Beam, translate
 from lmjax.config import from_stored
-from lmjax.data.huggingface import VOCABULARIES, write_tokenizer
+from lmjax.data.huggingface import VOCABULARIES, separator_is_doubled, write_tokenizer
 from lmjax.data.store import built_aside
 from lmjax.data.tokenizers import Tokenizer, load_tokenizer
 from lmjax.data.words import BEGIN_SENTENCE, CHARACTERS, END_SENTENCE, NUM_CHARACTERS, spell
@@ -140,10 +140,10 @@ class LanguageModel:
     def encode(self, texts: str | Sequence[str | tuple[str, str]], multiple_of: int = 1) -> dict[str, Any]:
         """Text as features, int32 [B, L] each: `lm(**lm.encode(texts))`. A pair of texts is BERT's sentences A and B.
 
-        BERT's rows are [CLS] A [SEP] B [SEP]; GPT's have no special tokens; an encoder's are A </s>, with B (if
-        there is one) after the start token for the decoder; ELMo's words, split at whitespace, stand between <S> and
-        </S>, tokens [B, L, C]. Rows are padded on the right to the longest, rounded up to `multiple_of`. Rows that
-        outgrow the position table are cut, with a warning (an encoder's are not).
+        BERT's rows are [CLS] A [SEP] B [SEP], RoBERTa's <s> A </s></s> B </s>; GPT's have no special tokens; an
+        encoder's are A </s>, with B (if there is one) after the start token for the decoder; ELMo's words, split at
+        whitespace, stand between <S> and </S>, tokens [B, L, C]. Rows are padded on the right to the longest, rounded
+        up to `multiple_of`. Rows that outgrow the position table are cut, with a warning (an encoder's are not).
         """
         split = [(t,) if isinstance(t, str) else t for t in ([texts] if isinstance(texts, str) else texts)]
         if not split:
@@ -153,15 +153,16 @@ class LanguageModel:
         if self.reads_words:
             return _spelled([[word for text in row for word in text.split()] for row in split], multiple_of)
         ids = iter(self.tokenizer.encode_batch([text for row in split for text in row]))
-        begin, end = self._frame()
+        begin, between, end = self._frame()
         rows, too_long = [], 0
         for texts_of_row in split:
             parts = [next(ids) for _ in texts_of_row]
-            room = self.config.max_position_embeddings - len(begin) - len(end) * len(parts)
+            more = len(parts) - 1
+            room = self.config.max_position_embeddings - len(begin) - len(end) * len(parts) - len(between) * more
             too_long += sum(map(len, parts)) > room
             while sum(map(len, parts)) > room:
                 max(parts, key=len).pop()
-            rows.append(([*begin, *parts[0], *end], [token for part in parts[1:] for token in [*part, *end]]))
+            rows.append(([*begin, *parts[0], *end], [token for part in parts[1:] for token in [*between, *part, *end]]))
         if too_long:
             limit = self.config.max_position_embeddings
             warnings.warn(f"{too_long} of {len(rows)} texts were cut to the model's {limit} positions", stacklevel=2)
@@ -214,14 +215,14 @@ class LanguageModel:
     def _known(self) -> set[str]:
         return {"attention_mask", *self._architecture.inputs} - {"cache", "carry"}
 
-    def _frame(self) -> tuple[list[int], list[int]]:
-        """What stands before a row and after each of its texts."""
+    def _frame(self) -> tuple[list[int], list[int], list[int]]:
+        """What stands before a row, before its second text, and after each text."""
         if self.causal:
-            return [], []
+            return [], [], []
         cls, sep = self.tokenizer.cls_id, self.tokenizer.sep_id
         if cls is None or sep is None:
             raise UserError("the tokenizer has no [CLS] and [SEP], which this model puts around a text")
-        return [cls], [sep]
+        return [cls], [sep] if separator_is_doubled(self.tokenizer) else [], [sep]
 
     def _padded(self, rows: list[tuple[list[int], list[int]]], multiple_of: int) -> dict[str, np.ndarray]:
         tokens, mask = _rectangle([a + b for a, b in rows], multiple_of, self.tokenizer.pad_id or 0)

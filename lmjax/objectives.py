@@ -97,16 +97,20 @@ def clm() -> Objective:
     return Objective(token_terms("clm"), {"clm": 1.0}, ("loss_weights",))
 
 
+def masking_terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
+    """What the masking says about itself, where it does: means over rows, never optimised."""
+    names = ("mlm_overflow", "masking_level")
+    return {name: Mean.of(batch[name], batch["example_weights"]) for name in names if name in batch}
+
+
 def mlm(next_sentence: bool) -> Objective:
     """Masked language modelling, with next-sentence prediction at equal weight if wanted (Devlin et al. 2019, section
     3.1)."""
-    mlm_terms = token_terms("mlm")
-    if not next_sentence:
-        return Objective(mlm_terms, {"mlm": 1.0}, ("loss_weights",))
+    parts = [token_terms("mlm"), masking_terms, *([next_sentence_terms] if next_sentence else [])]
     return Objective(
-        lambda outputs, batch: {**mlm_terms(outputs, batch), **next_sentence_terms(outputs, batch)},
-        {"mlm": 1.0, "nsp": 1.0},
-        ("loss_weights", "example_weights"),
+        lambda outputs, batch: {name: mean for part in parts for name, mean in part(outputs, batch).items()},
+        {"mlm": 1.0, "nsp": 1.0} if next_sentence else {"mlm": 1.0},
+        ("loss_weights", "example_weights") if next_sentence else ("loss_weights",),
     )
 
 

@@ -101,3 +101,14 @@ def test_without_next_sentence_prediction_nothing_asks_for_it():
     objective = objectives.mlm(next_sentence=False)
     batch = {"targets": batch["targets"], "loss_weights": batch["loss_weights"]}
     assert set(objective.terms({"logits": outputs["logits"]}, objective.prepare(batch))) == {"mlm", "mlm_accuracy"}
+
+
+def test_masking_reports_its_level_and_overflow_over_real_rows():
+    batch = {
+        "masking_level": jnp.array([3.0, 3.0, 0.0]),
+        "mlm_overflow": jnp.array([4.0, 0.0, 9.0]),
+        "example_weights": jnp.array([1.0, 1.0, 0.0]),
+    }
+    found = {name: float(mean.value()) for name, mean in objectives.masking_terms({}, batch).items()}
+    assert found == {"masking_level": 3.0, "mlm_overflow": 2.0}
+    assert objectives.masking_terms({}, {"example_weights": batch["example_weights"]}) == {}

@@ -36,8 +36,8 @@ SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 
 
 def tiny_tokenizer(kind: str) -> Tokenizer:
-    """Trained on SENTENCES, "wordpiece", "byte_bpe", "bpe", "sentencepiece" or "words"."""
-    size = {"byte_bpe": 320, "words": 30}.get(kind, 90)
+    """Trained on SENTENCES, "wordpiece", "byte_bpe", "roberta_bpe", "bpe", "sentencepiece" or "words"."""
+    size = {"byte_bpe": 320, "roberta_bpe": 320, "words": 30}.get(kind, 90)
     return make_tokenizer(TokenizerConfig(kind, size), SENTENCES * 3)  # type: ignore[arg-type]
 
 

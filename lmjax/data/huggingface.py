@@ -38,22 +38,29 @@ def write_tokenizer(
             single=f"$A {end}", special_tokens=[(end, tokenizer.eos_id)]
         )
     (directory / "tokenizer.json").write_text(converted.to_str(pretty=True))
+    typed = framed and not separator_is_doubled(tokenizer)
     roles = {role: getattr(tokenizer, f"{role}_id") for role in ("pad", "unk", "cls", "sep", "mask", "eos")}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # the one that takes tokenizer.json as it stands
         "model_max_length": max_length,
-        "model_input_names": ["input_ids", *(["token_type_ids"] if framed else []), "attention_mask"],
+        "model_input_names": ["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"],
         "clean_up_tokenization_spaces": False,
         **{f"{role}_token": tokenizer.token(i) for role, i in roles.items() if i is not None},
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
+def separator_is_doubled(tokenizer: Tokenizer) -> bool:
+    """Whether pairs are RoBERTa's <s> A </s></s> B </s>, all of one type, and not BERT's [CLS] A [SEP] B [SEP]."""
+    return tokenizer.sep_id == tokenizer.eos_id and tokenizer.token(tokenizer.mask_id or 0) == "<mask>"
+
+
 def _frame(tokenizer: Tokenizer, cls_id: int, sep_id: int) -> Any:
     cls, sep = tokenizer.token(cls_id), tokenizer.token(sep_id)
+    doubled = separator_is_doubled(tokenizer)
     return hf.processors.TemplateProcessing(
         single=f"{cls}:0 $A:0 {sep}:0",
-        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        pair=f"{cls}:0 $A:0 {sep}:0 {sep}:0 $B:0 {sep}:0" if doubled else f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
         special_tokens=[(cls, cls_id), (sep, sep_id)],
     )
 

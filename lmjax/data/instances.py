@@ -6,6 +6,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,8 +28,10 @@ class InstanceConfig:
 
     `contiguous`: rows are read in the table's order, row r of a batch after row r of the batch before (`pipeline`).
     `whole`: columns that describe no row: `gather` gets all of them.
+    `token_types`: how many kinds their token_type_ids tell.
     """
 
+    token_types: ClassVar[int] = 1
     length: int
     whole: ClassVar[tuple[str, ...]] = ()
 
@@ -76,18 +79,21 @@ class SentencePairs(InstanceConfig):
     `short_fraction`: share of documents cut to a random shorter length. Without `next_sentence`, B always follows A; it
     is left out, with its [SEP], where a chunk is one sentence.
     Features, int32: tokens, token_type_ids (0 up to the first [SEP], then 1), segment_ids (1 real, 0 padding) and flags
-    (uint8, see `store`; special tokens 0) [n, length]; next_sentence_labels [n] (0 = B follows A, 1 = B is random).
+    (uint8, see `store`; special tokens 0) [n, length]; next_sentence_labels [n] (`true_label` where B follows A, 0 in
+    BERT, 1 in ERNIE).
     """
 
+    token_types: ClassVar[int] = 2
     duplicates: int = 10
     short_fraction: float = 0.1
     next_sentence: bool = True
+    true_label: int = 0
 
     def once(self) -> "SentencePairs":
         return replace(self, duplicates=1)
 
     def tables(self, split: Split, tokenizer: Tokenizer, seed: int) -> Iterator[Columns]:
-        _special_ids(tokenizer)
+        special_ids(tokenizer)
         if self.length < 5 or self.duplicates < 1:
             raise UserError(
                 f"sentence pairs: length {self.length} must be at least 5, and duplicates {self.duplicates} at least 1"
@@ -114,7 +120,7 @@ class SentencePairs(InstanceConfig):
         in_b = (position >= b_begins) & (position < b_begins + b_length)
         index = np.where(in_a, columns["a_start"][:, None] - 1, columns["b_start"][:, None] - b_begins) + position
         index = np.where(in_a | in_b, index, 0)
-        pad, cls, sep = _special_ids(tokenizer)
+        pad, cls, sep = special_ids(tokenizer)
         special = np.where(position < end, sep, pad)
         special[:, 0] = cls
         return {
@@ -122,14 +128,73 @@ class SentencePairs(InstanceConfig):
             "flags": np.where(in_a | in_b, np.asarray(split.flags[index]), 0).astype(np.uint8),
             "token_type_ids": ((position >= b_begins) & (position < end)).astype(np.int32),
             "segment_ids": (position < end).astype(np.int32),
-            "next_sentence_labels": columns["random"].astype(np.int32),
+            "next_sentence_labels": columns["random"].astype(np.int32) ^ self.true_label,
         }
 
 
-def _special_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
+@dataclass(frozen=True)
+class Sentences(InstanceConfig):
+    """RoBERTa's <s> ... </s>: as many whole sentences, one after the other, as a row holds (Liu et al. 2019, section
+    4.2).
+
+    FULL-SENTENCES, where `cross_documents`: a row goes on into the next document, after the </s> that closes the one
+    before in the store. DOC-SENTENCES: it does not, and the last row of a document is padded. Only a sentence
+    longer than a row is cut.
+    Features, int32: tokens, segment_ids (1 real, 0 padding) and flags (uint8; special tokens 0) [n, length].
+    """
+
+    cross_documents: bool = True
+
+    def tables(self, split: Split, tokenizer: Tokenizer, seed: int) -> Iterator[Columns]:
+        special_ids(tokenizer)
+        if tokenizer.eos_id != tokenizer.sep_id:
+            raise UserError("full and document sentences need a tokenizer with </s> as RoBERTa's; choose roberta_bpe")
+        starts, documents = np.asarray(split.sentence_starts[:]), np.asarray(split.document_starts[:])
+        ends = starts[documents]
+        contents = starts - np.isin(starts, ends[1:])  # where a document's </s> stands, the row's own will do
+        stretches = [(ends[0], ends[-1])] if self.cross_documents else pairwise(ends)
+        rows = [r for a, b in stretches for r in sentence_rows(starts, contents, int(a), int(b), self.length - 2)]
+        begin, end = np.array(rows).T
+        yield {"start": begin, "size": (end - begin - np.isin(end, ends)).astype(np.int32)}
+
+    def gather(self, split: Split, tokenizer: Tokenizer, columns: Columns) -> dict[str, np.ndarray]:
+        position, size = np.arange(self.length, dtype=np.int32), columns["size"][:, None]
+        text = (position > 0) & (position <= size)
+        index = np.where(text, columns["start"][:, None] - 1 + position, 0)
+        pad, cls, sep = special_ids(tokenizer)
+        special = np.where(position <= size + 1, sep, pad)
+        special[:, 0] = cls
+        return {
+            "tokens": np.where(text, np.asarray(split.tokens[index]), special).astype(np.int32),
+            "flags": np.where(text, np.asarray(split.flags[index]), 0).astype(np.uint8),
+            "segment_ids": (position <= size + 1).astype(np.int32),
+        }
+
+
+def sentence_rows(
+    starts: np.ndarray, contents: np.ndarray, begin: int, end: int, room: int
+) -> Iterator[tuple[int, int]]:
+    """Cuts the tokens begin..end into stretches of whole sentences, as long as `room` allows; a sentence that is longer
+    by itself is cut.
+
+    Args:
+      starts: int64 [sentences + 1], the token at which each sentence begins, and the end.
+      contents: the same without what needs no room: how far a stretch that ends there is counted.
+    """
+    while begin < end:
+        fits = int(starts[np.searchsorted(contents, begin + room, side="right") - 1])
+        stop = min(fits, end) if fits > begin else begin + room
+        yield begin, stop
+        begin = stop
+
+
+def special_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
+    """[PAD], [CLS] and [SEP]. Raises UserError where a vocabulary lacks them."""
     pad, cls, sep = tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id
     if pad is None or cls is None or sep is None:
-        raise UserError("sentence pairs need a tokenizer with [CLS], [SEP] and [PAD]; choose a WordPiece tokenizer")
+        raise UserError(
+            "rows for masking need a tokenizer with [CLS], [SEP] and [PAD]; choose a WordPiece tokenizer or roberta_bpe"
+        )
     return pad, cls, sep
 
 
@@ -160,7 +225,7 @@ def sentence_pairs(
                 end = middle  # the sentences that B did not use are put back
             else:
                 b = (at[middle], at[end])
-            yield *_truncate(a, b, longest, rng), is_random
+            yield *truncate(a, b, longest, rng), is_random
             begin = end
 
 
@@ -179,7 +244,7 @@ def _random_sentences(
     return int(starts[sentence]), int(starts[end])
 
 
-def _truncate(a: tuple[int, int], b: tuple[int, int], longest: int, rng: random.Random) -> tuple[int, int, int, int]:
+def truncate(a: tuple[int, int], b: tuple[int, int], longest: int, rng: random.Random) -> tuple[int, int, int, int]:
     """Takes single tokens off the longer side (B when equal), at its front or back by a coin each, until both fit."""
     a_length, b_length = a[1] - a[0], b[1] - b[0]
     excess = max(0, a_length + b_length - longest)

@@ -1,40 +1,78 @@
-"""BERT's masking on whole batches, as TensorFlow ops: a pure function of the tokens and of each row's number.
+"""Masking on whole batches, as TensorFlow ops: a pure function of the tokens and of each row's number.
 
+BERT's rule, RoBERTa's and ERNIE's differ in which tokens they choose; what becomes of a chosen token is alike.
 Shapes: N rows, L tokens a row, M predictions a row.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from lmjax.data.store import ENTITY_INSIDE, PHRASE_INSIDE, WORD_INSIDE
+from lmjax.data.store import (
+    ENTITY_BEGINS,
+    ENTITY_INSIDE,
+    PHRASE_BEGINS,
+    PHRASE_INSIDE,
+    WORD_BEGINS,
+    WORD_INSIDE,
+)
 from lmjax.data.tf import tensorflow
 from lmjax.errors import UserError
 
-INSIDE = {"word": WORD_INSIDE, "phrase": PHRASE_INSIDE, "entity": ENTITY_INSIDE}
-ORDER, FATE, WORD, PASS, MIXTURE = range(1, 6)  # what a random number decides
+LEVELS = {  # of units, the coarser the later: the bits of a token that begins one and of one inside
+    "word": (WORD_BEGINS, WORD_INSIDE),
+    "phrase": (PHRASE_BEGINS, PHRASE_INSIDE),
+    "entity": (ENTITY_BEGINS, ENTITY_INSIDE),
+}
+UNITS = ("token", *LEVELS)
+Unit = Literal["token", "word", "phrase", "entity"]
+# Mean size in tokens of the unit that a token belongs to, on Chinese prose (docs/data.md): the variance of "ernie"'s
+# count is that of single tokens times this.
+UNIT_SIZE = {"token": 1, "word": 2, "phrase": 2, "entity": 3}
+ORDER, FATE, WORD, PASS, MIXTURE, COUNT = range(1, 7)  # what a random number decides
 
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """BERT's rates. `mask` and `random`: shares of chosen tokens that become [MASK] or a random word; the rest stay.
+    """Which tokens are predicted, and what stands in their place.
 
-    `max_predictions` caps the tokens chosen in a row. `dynamic`: each pass over the data draws new masks.
+    `unit`: what is chosen as a whole; where a text has no entity, "entity" takes phrases, and where no phrase, words.
+    `selection`, of a row of n tokens, special ones counted: "bert" takes round(rate n) tokens, at least 1; "roberta"
+    floor(rate n + u), u uniform in [0, 1), of all positions, special tokens too (fairseq); "ernie" each unit by a coin
+    of its own (PaddlePaddle/ERNIE).
+    `mask` and `random`: shares of chosen tokens that become [MASK] or a random word; the rest stay. `fate`: each token
+    of a unit draws which ("token": BERT, ERNIE's open code), or the unit does ("unit": ERNIE's paper).
+    `random_from`: first id that a random word may have (0 in BERT, 1 in ERNIE, 4 in RoBERTa).
+    `max_predictions` caps the tokens chosen in a row; 0 means what the selection can ask for, under "ernie" mean + 6
+    standard deviations. `dynamic`: each pass over the data draws new masks.
     """
 
-    unit: Literal["token", "word", "phrase", "entity"] = "token"
+    unit: Unit = "token"
     rate: float = 0.15
     mask: float = 0.8
     random: float = 0.1
     max_predictions: int = 20
     dynamic: bool = True
+    selection: Literal["bert", "roberta", "ernie"] = "bert"
+    fate: Literal["token", "unit"] = "token"
+    random_from: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1 or min(self.mask, self.random) < 0 or self.mask + self.random > 1:
             raise UserError(
                 f"masking: rate {self.rate}, mask {self.mask} random {self.random} are shares, mask + random at most 1"
             )
-        if self.max_predictions < 1:
-            raise UserError(f"masking: max_predictions {self.max_predictions} must be at least 1")
+        if self.max_predictions < 0:
+            raise UserError(f"masking: max_predictions {self.max_predictions} must be at least 1, or 0 for no cap")
+        if self.selection == "roberta" and self.unit != "token":
+            raise UserError(f"masking: selection 'roberta' takes single positions; unit '{self.unit}' needs another")
+
+    def predictions(self, length: int) -> int:
+        """M: how many positions of a row of `length` tokens may reach the output layer."""
+        mean = self.rate * length
+        deviation = math.sqrt(mean * (1 - self.rate) * UNIT_SIZE[self.unit])
+        most = {"bert": max(1, round(mean)), "roberta": int(mean) + 1, "ernie": math.ceil(mean + 6 * deviation)}
+        return min(self.max_predictions or most[self.selection], length)
 
 
 class RowKeys(NamedTuple):
@@ -58,67 +96,95 @@ def random_bits(keys: RowKeys, counters: Any, purpose: int) -> Any:
 def mask_tokens(
     features: dict[str, Any], keys: RowKeys, cfg: MaskingConfig, mask_id: int, vocab_size: int
 ) -> dict[str, Any]:
-    """Chooses tokens by BERT's rule (create_pretraining_data.py, create_masked_lm_predictions) and hides them.
+    """Chooses tokens by the config's rule and hides them.
 
-    A row of n tokens, special ones included, gets min(max_predictions, max(1, round(rate n))) predictions: units are
-    taken in random order, and a unit that would overshoot is passed over. Each token of a unit draws its own fate; a
-    random word comes from the whole vocabulary.
+    "bert" is create_masked_lm_predictions of create_pretraining_data.py: units are taken in random order, and a unit
+    that would overshoot is passed over. The same holds under "ernie" where the coins chose more than M tokens.
 
     Args:
-      features: tokens int32 [N, L], flags [N, L] (0 = never masked), segment_ids int32 [N, L] (0 = padding), others.
+      features: tokens int32 [N, L], flags [N, L] (0 = a special token), segment_ids int32 [N, L] (0 = padding), others.
     Returns:
       The features without flags, tokens masked, and mlm_positions int32 [N, M] (growing; 0 where unused), targets int32
-      [N, M] (the original tokens) and loss_weights float32 [N, M] (0 where unused), M = min(max_predictions, L).
+      [N, M] (the original tokens) and loss_weights float32 [N, M] (0 where unused), M = cfg.predictions(L). Under
+      "ernie" also float32 [N]: mlm_overflow, tokens that were chosen and found no room, and masking_level, the index
+      of the config's unit in UNITS.
     """
     tf = tensorflow()
     features = dict(features)
     tokens, flags = features["tokens"], tf.cast(features.pop("flags"), tf.int32)
     if not cfg.dynamic:
         keys = keys._replace(data_pass=tf.zeros_like(keys.data_pass))
-    positions, used = choose(flags, _predictions(features["segment_ids"], cfg), keys, cfg)
+    positions, used, overflow = choose(flags, features["segment_ids"], keys, cfg)
     targets = tf.gather(tokens, positions, batch_dims=1)
-    fate = tf.cast(random_bits(keys, positions, FATE), tf.int64)
+    drawers = positions if cfg.fate == "token" else tf.gather(unit_numbers(flags, cfg.unit), positions, batch_dims=1)
+    fate = tf.cast(random_bits(keys, drawers, FATE), tf.int64)
     word = tf.cast(random_bits(keys, positions, WORD), tf.int64)
-    word = tf.cast(tf.bitwise.right_shift(word * vocab_size, tf.constant(32, tf.int64)), tf.int32)
+    word = tf.bitwise.right_shift(word * (vocab_size - cfg.random_from), tf.constant(32, tf.int64))
+    word = tf.cast(word, tf.int32) + cfg.random_from
     hidden = tf.where(fate < round((cfg.mask + cfg.random) * 2**32), word, targets)
     hidden = tf.where(fate < round(cfg.mask * 2**32), mask_id, hidden)
     # Differences are added, so that the unused entries, all at position 0, change nothing there.
     rows = tf.broadcast_to(tf.range(tf.shape(tokens)[0])[:, None], tf.shape(positions))
     changes = tf.where(used, hidden - targets, 0)
     features["tokens"] = tf.tensor_scatter_nd_add(tokens, tf.stack([rows, positions], axis=-1), changes)
+    if cfg.selection == "ernie":
+        level = tf.fill(tf.shape(overflow), float(UNITS.index(cfg.unit)))
+        features |= {"mlm_overflow": tf.cast(overflow, tf.float32), "masking_level": level}
     return features | {"mlm_positions": positions, "targets": targets, "loss_weights": tf.cast(used, tf.float32)}
 
 
-def choose(flags: Any, predictions: Any, keys: RowKeys, cfg: MaskingConfig) -> tuple[Any, Any]:
-    """Positions int32 [N, M] of the chosen tokens, growing, and which of them are used, bool [N, M]."""
+def choose(flags: Any, segment_ids: Any, keys: RowKeys, cfg: MaskingConfig) -> tuple[Any, Any, Any]:
+    """Positions int32 [N, M] of the chosen tokens, growing; which of them are used, bool [N, M]; and how many tokens
+    found no room, int32 [N]."""
     tf = tensorflow()
     length = flags.shape[1]
-    size = min(cfg.max_predictions, length)
+    size = cfg.predictions(length)
     if cfg.unit == "token":
-        bits = random_bits(keys, tf.range(length)[None], ORDER)
-        order = tf.where(flags != 0, _positive(bits), -1)
-        found, positions = tf.math.top_k(order, size)
-        chosen = (found >= 0) & (tf.range(size) < predictions[:, None])
+        bits = _positive(random_bits(keys, tf.range(length)[None], ORDER))
+        order = tf.where((segment_ids if cfg.selection == "roberta" else flags) != 0, bits, -1)
     else:
-        found, positions = tf.math.top_k(unit_order(flags, keys, INSIDE[cfg.unit]), length)
-        chosen = _fill(found, predictions)
+        order = unit_order(flags, keys, cfg.unit)
+    if cfg.selection == "ernie":
+        order = tf.where(tf.cast(order, tf.int64) < round(cfg.rate * 2**31), order, -1)
+    wanted = _wanted(segment_ids, keys, cfg, size)
+    if cfg.unit == "token":
+        found, positions = tf.math.top_k(order, size)
+        chosen = (found >= 0) & (tf.range(size) < wanted[:, None])
+    else:
+        found, positions = tf.math.top_k(order, length)
+        chosen = _fill(found, wanted)
+    left = tf.math.count_nonzero(order >= 0, axis=1) - tf.math.count_nonzero(chosen, axis=1)
     from_end = tf.math.top_k(tf.where(chosen, length - positions, 0), size).values
     used = from_end > 0
-    return tf.where(used, length - from_end, 0), used
+    return tf.where(used, length - from_end, 0), used, left
 
 
-def unit_order(flags: Any, keys: RowKeys, inside: int) -> Any:
-    """A number for each token, int32 [N, L]: equal within a unit, uniform over units, -1 where nothing may be masked.
+def unit_numbers(flags: Any, unit: str) -> Any:
+    """A number for each token, int32 [N, L], that grows along the row and is equal within a unit.
 
-    A unit begins at each token without the `inside` bit. As in BERT's code, a piece that lost its word's beginning to
-    truncation goes with the word before it, or stands alone where it is the first.
+    A token belongs to its coarsest unit up to the level of `unit`. A unit begins at each token without the "inside" bit
+    of its level, and where the level changes. As in BERT's code, a piece that lost its word's beginning to truncation
+    goes with the word before it, or stands alone where it is the first.
     """
     tf = tensorflow()
     maskable = flags != 0
-    unit = tf.cumsum(tf.cast(maskable & (flags & inside == 0), tf.int32), axis=1)
+    level, inside = tf.zeros_like(flags), tf.zeros_like(maskable)
+    for number in range(1, UNITS.index(unit) + 1):
+        begins_bit, inside_bit = LEVELS[UNITS[number]]
+        here = flags & (begins_bit | inside_bit) != 0
+        level, inside = tf.where(here, number, level), tf.where(here, flags & inside_bit != 0, inside)
+    changes = tf.pad((level[:, 1:] != level[:, :-1]) & maskable[:, :-1], [[0, 0], [1, 0]])
+    return tf.cumsum(tf.cast(maskable & (~inside | changes), tf.int32), axis=1)
+
+
+def unit_order(flags: Any, keys: RowKeys, unit: str) -> Any:
+    """A number for each token, int32 [N, L]: equal within a unit, uniform over units, -1 where nothing may be
+    masked."""
+    tf = tensorflow()
+    number = unit_numbers(flags, unit)
     # The unit's number in the low bits: two units that drew the same high bits must not mingle.
     low = (1 << (int(flags.shape[1]) + 1).bit_length()) - 1
-    return tf.where(maskable, _positive(random_bits(keys, unit, ORDER)) & ~low | unit, -1)
+    return tf.where(flags != 0, _positive(random_bits(keys, number, ORDER)) & ~low | number, -1)
 
 
 def _fill(order: Any, predictions: Any) -> Any:
@@ -145,11 +211,17 @@ def _fill(order: Any, predictions: Any) -> Any:
     ]
 
 
-def _predictions(segment_ids: Any, cfg: MaskingConfig) -> Any:
+def _wanted(segment_ids: Any, keys: RowKeys, cfg: MaskingConfig, size: int) -> Any:
+    """How many tokens of each row are to be chosen, int32 [N]; under "ernie" only the room counts."""
     tf = tensorflow()
-    tokens = tf.cast(tf.math.count_nonzero(segment_ids, axis=1), tf.float64)
+    mean = tf.cast(tf.math.count_nonzero(segment_ids, axis=1), tf.float64) * cfg.rate
+    if cfg.selection == "ernie":
+        return tf.fill(tf.shape(mean), size)
+    if cfg.selection == "roberta":
+        lots = tf.cast(random_bits(keys, tf.zeros([1, 1], tf.int32), COUNT)[:, 0], tf.float64)
+        return tf.minimum(tf.cast(tf.floor(mean + lots / 2**32), tf.int32), size)
     # Half to even in double precision, like Python's round in BERT's code.
-    return tf.clip_by_value(tf.cast(tf.round(tokens * cfg.rate), tf.int32), 1, cfg.max_predictions)
+    return tf.clip_by_value(tf.cast(tf.round(mean), tf.int32), 1, size)
 
 
 def _mix(x: Any) -> Any:

@@ -9,31 +9,39 @@ import hashlib
 import itertools
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from etils import epath
 from tqdm import tqdm
 
 from lmjax.config import differences, from_json, to_json
-from lmjax.data import docs_source
-from lmjax.data.instances import InstanceConfig, build_table
+from lmjax.data import chinese, docs_source
+from lmjax.data.annotated import ENTITY_BEGIN, ENTITY_END
+from lmjax.data.chinese import Boundaries
+from lmjax.data.dialogue import RESPONSE_MARK, DialogueTurns
+from lmjax.data.instances import InstanceConfig, SentencePairs, build_table
+from lmjax.data.records import ReadyPairs
 from lmjax.data.sentences import SentenceRule, documents
-from lmjax.data.sources import Docs, SourceConfig, fingerprint
-from lmjax.data.store import SCHEMA_VERSION, SPLITS, WORD_BEGINS, WORD_INSIDE, ArrayWriter, Store, built_aside
+from lmjax.data.sources import Annotated, Dialogues, Docs, ErnieRecords, SourceConfig, fingerprint
+from lmjax.data.store import MARKED, SCHEMA_VERSION, SPLITS, WORD_BEGINS, WORD_INSIDE, ArrayWriter, Store, built_aside
 from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer, read_tokenizer
 from lmjax.data.words import END_SENTENCE, spell
 from lmjax.errors import UserError
 
 BATCH = 256  # documents tokenized at once
+Encode = Callable[[list[Any]], Iterator[tuple[list[int], np.ndarray]]]  # sentences -> ids and flags of each
+MARKS = str.maketrans("", "", ENTITY_BEGIN + ENTITY_END + RESPONSE_MARK)
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """A corpus, how it is cut and tokenized, and the directory of its store. `heldout` is a share of the groups of
-    documents; which of them, their hash decides. Where a `heldout_source` is given, all of that is held out instead."""
+    documents; which of them, their hash decides. Where a `heldout_source` is given, all of that is held out instead.
+    `boundaries` finds words, phrases and entities in Chinese text."""
 
     store: str = dataclasses.field(metadata={"operational": True})  # a store may be moved
     source: SourceConfig
@@ -41,6 +49,7 @@ class DataConfig:
     sentences: SentenceRule = "line"
     heldout: float = 0.05
     heldout_source: SourceConfig | None = None
+    boundaries: Boundaries | None = None
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,23 @@ def prepare(cfg: DataConfig, instances: Sequence[InstanceConfig], seed: int) -> 
     _check_same(store, cfg)
     for instance in instances:
         for split in SPLITS:
-            build_table(instance, store, split, seed)
+            build_table(rows_of(cfg.source, instance), store, split, seed)
     return store
+
+
+def rows_of(source: SourceConfig, instance: InstanceConfig) -> InstanceConfig:
+    """How rows are cut from a source where a task asks for `instance`: a source may say itself what makes up a pair.
+
+    Raises:
+      UserError: such a source, and a task that reads no pairs.
+    """
+    if not isinstance(source, Dialogues | ErnieRecords):
+        return instance
+    if not isinstance(instance, SentencePairs) or not instance.next_sentence:
+        raise UserError(f"{type(source).__name__} gives labelled pairs; set task.next_sentence and sentence_pairs")
+    if isinstance(source, Dialogues):
+        return DialogueTurns(instance.length, instance.duplicates, instance.true_label)
+    return ReadyPairs(instance.length, duplicates=1, true_label=instance.true_label)
 
 
 def side(group: str, heldout: float) -> str:
@@ -80,11 +104,13 @@ def _build_store(cfg: DataConfig, directory: epath.Path) -> None:
         raise UserError(f"{directory} exists and is not a data store; choose another path, or delete it")
     with tempfile.TemporaryDirectory() as scratch, built_aside(directory) as building:
         count = _spool(cfg, Path(scratch))
-        tokenizer = make_tokenizer(cfg.tokenizer, (s for d in _spooled(Path(scratch), "train") for s in d))
+        tokenizer = make_tokenizer(cfg.tokenizer, _texts(cfg, Path(scratch)))
         tokenizer.save(building / "tokenizer")
+        encode = _encoder(cfg, tokenizer)
         with tqdm(total=count, desc="tokens", unit=" documents", disable=None, delay=1) as bar:
             counts = {
-                name: _write_split(building / name, _spooled(Path(scratch), name), tokenizer, bar) for name in SPLITS
+                name: _write_split(building / name, _spooled(Path(scratch), name), tokenizer, encode, bar)
+                for name in SPLITS
             }
         meta = {
             "schema_version": SCHEMA_VERSION,
@@ -126,27 +152,37 @@ def _spool(cfg: DataConfig, scratch: Path) -> int:
     return sum(counts.values())
 
 
-def _spooled(scratch: Path, name: str) -> Iterator[list[str]]:
+def _texts(cfg: DataConfig, scratch: Path) -> Iterator[str]:
+    """What a tokenizer is trained on."""
+    if isinstance(cfg.source, ErnieRecords):
+        if cfg.tokenizer.kind != "file":
+            raise UserError("records of ids have no text to train a tokenizer on; give their vocabulary, of kind file")
+        return
+    yield from (sentence.translate(MARKS) for document in _spooled(scratch, "train") for sentence in document)
+
+
+def _spooled(scratch: Path, name: str) -> Iterator[list[Any]]:
     with (scratch / name).open(encoding="utf-8") as file:
         yield from map(json.loads, file)
 
 
-def _write_split(directory: epath.Path, texts: Iterator[list[str]], tokenizer: Tokenizer, bar: tqdm) -> dict[str, int]:
+def _write_split(
+    directory: epath.Path, documents: Iterator[list[Any]], tokenizer: Tokenizer, encode: Encode, bar: tqdm
+) -> dict[str, int]:
     narrow = tokenizer.vocab_size <= 1 << 16
     dtypes = {"tokens": "u2" if narrow else "u4", "flags": "u1", "sentence_starts": "i8", "document_starts": "i8"}
     arrays = {name: ArrayWriter(directory / name, np.dtype(dtype)) for name, dtype in dtypes.items()}
     if tokenizer.word_level:
         unknown = {"unknown_at": "i8", "unknown_spelling": "u2"}
         arrays |= {name: ArrayWriter(directory / name, np.dtype(dtype)) for name, dtype in unknown.items()}
-    flags = _flags(tokenizer)
-    while group := list(itertools.islice(texts, BATCH)):
-        encoded = iter(tokenizer.encode_batch([sentence for document in group for sentence in document]))
+    while group := list(itertools.islice(documents, BATCH)):
+        encoded = encode([sentence for document in group for sentence in document])
         for document in group:
-            sentences = [ids for _ in document if (ids := next(encoded))]
+            sentences = [found for found in itertools.islice(encoded, len(document)) if found[0]]
             if sentences and tokenizer.word_level:
-                _append_words(arrays, document, sentences, flags, tokenizer)
+                _append_words(arrays, document, sentences, tokenizer)
             elif sentences:
-                _append_document(arrays, sentences, flags, tokenizer.eos_id)
+                _append_document(arrays, sentences, tokenizer.eos_id)
         bar.update(len(group))
     arrays["document_starts"].append([arrays["sentence_starts"].size])
     arrays["sentence_starts"].append([arrays["tokens"].size])
@@ -160,29 +196,60 @@ def _write_split(directory: epath.Path, texts: Iterator[list[str]], tokenizer: T
 
 
 def _append_document(
-    arrays: dict[str, ArrayWriter], sentences: list[list[int]], flags: np.ndarray, eos: int | None
+    arrays: dict[str, ArrayWriter], sentences: list[tuple[list[int], np.ndarray]], eos: int | None
 ) -> None:
-    begins = arrays["tokens"].size + np.cumsum([0, *map(len, sentences)])
+    begins = arrays["tokens"].size + np.cumsum([0, *(len(ids) for ids, _ in sentences)])
     arrays["document_starts"].append([arrays["sentence_starts"].size])
     arrays["sentence_starts"].append(begins[:-1])
-    tokens = np.array([token for ids in sentences for token in ids] + ([] if eos is None else [eos]))
-    word = flags[tokens]
-    first = begins[:-1] - begins[0]
-    word[first[word[first] == WORD_INSIDE]] = WORD_BEGINS  # byte-level vocabularies mark a word by the space before it
-    arrays["tokens"].append(tokens)
-    arrays["flags"].append(word)
+    end = [] if eos is None else [eos]
+    arrays["tokens"].append(np.concatenate([*(ids for ids, _ in sentences), end]))
+    arrays["flags"].append(np.concatenate([*(flags for _, flags in sentences), [0] * len(end)]))
+
+
+def _encoder(cfg: DataConfig, tokenizer: Tokenizer) -> Encode:
+    table = _flags(tokenizer)
+    if isinstance(cfg.source, ErnieRecords):
+        return lambda sentences: ((_checked(ids, tokenizer), np.array(flags)) for ids, flags in sentences)
+    if isinstance(cfg.source, Annotated) and cfg.boundaries is None:
+        raise UserError("a source of annotated entities needs boundaries, which put them to use")
+    segmenter = chinese.Segmenter(cfg.boundaries) if cfg.boundaries else None
+
+    def found(sentences: list[str]) -> Iterator[tuple[list[int], np.ndarray]]:
+        if segmenter:
+            yield from chinese.encode(sentences, tokenizer, table, segmenter)
+            return
+        for ids in tokenizer.encode_batch(sentences):
+            flags = table[ids]
+            flags[:1][flags[:1] == WORD_INSIDE] = WORD_BEGINS  # byte-level vocabularies mark a word by the space before
+            yield ids, flags
+
+    def turns(sentences: list[str]) -> Iterator[tuple[list[int], np.ndarray]]:
+        plain = [sentence.replace(RESPONSE_MARK, "") for sentence in sentences]
+        for sentence, (ids, flags) in zip(sentences, found(plain), strict=True):
+            yield ids, np.where(flags != 0, flags | MARKED * (RESPONSE_MARK in sentence), 0)
+
+    return turns if isinstance(cfg.source, Dialogues) else found
+
+
+def _checked(ids: list[int], tokenizer: Tokenizer) -> list[int]:
+    if ids and not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
+        raise UserError(f"a record has ids up to {max(ids)}; the vocabulary has {tokenizer.vocab_size} entries")
+    return ids
 
 
 def _append_words(
-    arrays: dict[str, ArrayWriter], texts: list[str], ids: list[list[int]], flags: np.ndarray, tokenizer: Tokenizer
+    arrays: dict[str, ArrayWriter],
+    texts: list[str],
+    sentences: list[tuple[list[int], np.ndarray]],
+    tokenizer: Tokenizer,
 ) -> None:
     """Each sentence closed by </S>, and the spelling of the words that the vocabulary lacks."""
     words = [word for text in texts if (found := text.split()) for word in (*found, END_SENTENCE)]
-    closed = [[*sentence, tokenizer.sep_id or 0] for sentence in ids]
-    unknown = [i for i, token in enumerate(itertools.chain(*closed)) if token == tokenizer.unk_id]
+    closed = [([*ids, tokenizer.sep_id or 0], np.append(flags, 0)) for ids, flags in sentences]
+    unknown = [i for i, token in enumerate(token for ids, _ in closed for token in ids) if token == tokenizer.unk_id]
     arrays["unknown_at"].append(arrays["tokens"].size + np.array(unknown, np.int64))
     arrays["unknown_spelling"].append(spell([words[i] for i in unknown]).reshape(-1))
-    _append_document(arrays, closed, flags, None)
+    _append_document(arrays, closed, None)
 
 
 def _flags(tokenizer: Tokenizer) -> np.ndarray:
@@ -197,7 +264,7 @@ def _check_same(store: Store, cfg: DataConfig) -> None:
     changed = differences(stored, cfg)
     vocabulary = epath.Path(cfg.tokenizer.path)
     if not changed and cfg.tokenizer.kind == "file" and vocabulary.exists():
-        given = read_tokenizer(vocabulary, cfg.tokenizer.lowercase).fingerprint
+        given = read_tokenizer(vocabulary, cfg.tokenizer.lowercase, cfg.tokenizer.fill_to).fingerprint
         changed = [] if given == store.tokenizer.fingerprint else [f"tokenizer (the vocabulary at {vocabulary})"]
     if changed:
         raise UserError(

@@ -10,27 +10,33 @@ more (syntok 0.9, pysbd 0.2).
 import math
 import re
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import sentencex
 
-from lmjax.data.sources import SourceConfig, texts
+from lmjax.data import records
+from lmjax.data.sources import Dialogues, ErnieRecords, SourceConfig, record_lines, texts
 
 FIRST_CHINESE = "\u2e80"  # characters from here on are written without spaces
 SentenceRule = Literal["line", "split"]  # split: at sentence ends, found by a library
 
 
 class Document(NamedTuple):
-    """`group`: what is held out as a whole, the package for `Docs` and the document itself elsewhere."""
+    """`group`: what is held out as a whole, the package for `Docs` and the document itself elsewhere. Sentences are
+    text, but for `ErnieRecords`."""
 
     id: str
     group: str
-    sentences: list[str]
+    sentences: list[Any]
 
 
 def documents(source: SourceConfig, sentences: SentenceRule) -> Iterator[Document]:
     """The source's documents, cut into sentences; empty ones are dropped. Raises UserError as `texts` does."""
-    cut = {"line": split_lines, "split": split_sentences}[sentences]
+    if isinstance(source, ErnieRecords):
+        yield from (Document(id_, id_, records.parse(line, where)) for id_, where, line in record_lines(source))
+        return
+    rule = "line" if isinstance(source, Dialogues) else sentences
+    cut = {"line": split_lines, "split": split_sentences}[rule]
     for id_, group, text in texts(source):
         if found := cut(text):
             yield Document(id_, group, found)

@@ -1,5 +1,5 @@
-"""Where text comes from: the embedded corpus, files of text, of JSON lines, of translations, or a TFDS data set, as
-(id, group, text).
+"""Where text comes from: the embedded corpus, files of text, of JSON lines, of translations, of conversations, or a
+TFDS data set, as (id, group, text).
 
 A document's id does not depend on the directory that its file lies in, so that a copy of the corpus elsewhere is cut
 into the same training and held-out sides. A group is held out as a whole: the package for `Docs`, else the document.
@@ -23,7 +23,8 @@ from typing import Any, Literal
 from etils import epath
 
 from lmjax.config import to_json
-from lmjax.data import docs_source, tf
+from lmjax.data import annotated, docs_source, tf
+from lmjax.data.dialogue import turns_as_lines
 from lmjax.errors import UserError, did_you_mean
 
 CHUNK = 1 << 20  # bytes read at once
@@ -83,6 +84,31 @@ class Tfds(SourceConfig):
     data_dir: str = ""
 
 
+@dataclass(frozen=True)
+class Annotated(SourceConfig):
+    """Texts NAME.txt with entity spans in NAME.ann beside them, or .tar.gz archives of both; a file is a document.
+
+    `width`: in hard-wrapped Chinese text, how many characters a line has that goes on in the next one (0: none does).
+    """
+
+    paths: tuple[str, ...]
+    width: int = 0
+
+
+@dataclass(frozen=True)
+class Dialogues(SourceConfig):
+    """Files of one conversation a line, plain or .gz; see `dialogue.turns_as_lines`. A turn is a sentence."""
+
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ErnieRecords(SourceConfig):
+    """Files of ERNIE's released instances, plain or .gz; see `records`. They are ids, and no text."""
+
+    paths: tuple[str, ...]
+
+
 def texts(source: SourceConfig) -> Iterator[tuple[str, str, str]]:
     """Yields (id, group, text) of each document in a fixed order; line ends are "\\n" and a byte order mark
     is dropped.
@@ -105,15 +131,28 @@ def texts(source: SourceConfig) -> Iterator[tuple[str, str, str]]:
                     yield f"{name}:{number}", f"{name}:{number}", text
         case ParallelText():
             yield from _pairs(source)
+        case Annotated():
+            for name, text in annotated.documents(_files(source.paths), source.width):
+                yield name, name, text
+        case Dialogues():
+            for name, path in _files(source.paths):
+                for number, row in _json_rows(path):
+                    yield f"{name}:{number}", f"{name}:{number}", turns_as_lines(row, f"{path}, line {number}")
         case Tfds():
             builder = _builder(source)
             for number, text in enumerate(_rows(builder, source)):
                 id_ = f"{builder.info.full_name}:{source.split}:{number}"
                 yield id_, id_, text
         case _:
-            raise UserError(
-                f"no source of text: {type(source).__name__}; choose Docs, TextFiles, Jsonl, ParallelText or Tfds"
-            )
+            known = "Docs, TextFiles, Jsonl, ParallelText, Annotated, Dialogues or Tfds"
+            raise UserError(f"no source of text: {type(source).__name__}; choose {known}")
+
+
+def record_lines(source: ErnieRecords) -> Iterator[tuple[str, str, str]]:
+    """(id, where, line) of each record."""
+    for name, path in _files(source.paths):
+        for number, line in enumerate(_lines(path, "utf-8"), 1):
+            yield f"{name}:{number}", f"{path}, line {number}", line
 
 
 def fingerprint(source: SourceConfig) -> str:
@@ -124,9 +163,11 @@ def fingerprint(source: SourceConfig) -> str:
     match source:
         case Docs():
             digest.update(docs_source.fingerprint().encode())
-        case TextFiles() | Jsonl() | ParallelText():
-            paths = (source.source, source.target) if isinstance(source, ParallelText) else source.paths
-            for name, path in _files(paths):
+        case TextFiles() | Jsonl() | ParallelText() | Annotated() | Dialogues() | ErnieRecords():
+            files = _files((source.source, source.target) if isinstance(source, ParallelText) else source.paths)
+            if isinstance(source, Annotated):
+                files += [(f"{name}.ann", path.with_suffix(".ann")) for name, path in files if path.suffix == ".txt"]
+            for name, path in files:
                 digest.update(f"\n{name} {path.stat().length}\n".encode())
                 with path.open("rb") as file:
                     while chunk := file.read(CHUNK):
@@ -206,6 +247,15 @@ def _pairs(source: ParallelText) -> Iterator[tuple[str, str, str]]:
 
 
 def _json_texts(path: epath.Path, field: str) -> Iterator[tuple[int, str]]:
+    for number, row in _json_rows(path):
+        if field not in row:
+            raise UserError(f"{path}, line {number}: no field '{field}'{did_you_mean(field, row)}")
+        if not isinstance(row[field], str):
+            raise UserError(f"{path}, line {number}: field '{field}' is {type(row[field]).__name__}, not text")
+        yield number, row[field]
+
+
+def _json_rows(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(_lines(path, "utf-8"), 1):
         if line.isspace():
             continue
@@ -215,11 +265,7 @@ def _json_texts(path: epath.Path, field: str) -> Iterator[tuple[int, str]]:
             raise UserError(f"{path}, line {number}: not JSON ({error.msg}, column {error.colno})") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: not a JSON object")
-        if field not in row:
-            raise UserError(f"{path}, line {number}: no field '{field}'{did_you_mean(field, row)}")
-        if not isinstance(row[field], str):
-            raise UserError(f"{path}, line {number}: field '{field}' is {type(row[field]).__name__}, not text")
-        yield number, row[field]
+        yield number, row
 
 
 def _lines(path: epath.Path, encoding: str) -> Iterator[str]:

@@ -4,9 +4,10 @@ Each array is one zarr 3 shard of uncompressed chunks followed by their index. L
 times the rate of TensorStore's gathers); on object storage TensorStore reads the same file by ranges, chunk by chunk.
 
 A split holds `tokens` (uint16, or uint32 for large vocabularies), `flags` (uint8, one for each token: bits 0/1 a word
-begins/goes on here, 2/3 a phrase, 4/5 an entity; 0 = a special token, never masked), `sentence_starts` (int64 into
-tokens, with the end at the end) and `document_starts` (int64 into sentences, with the end at the end). A vocabulary of
-words adds `unknown_at` (int64, where tokens are unknown words) and `unknown_spelling` (uint16, see `words.spell`).
+begins/goes on here, 2/3 a phrase, 4/5 an entity, 6 its sentence is marked; 0 = a special token, never masked),
+`sentence_starts` (int64 into tokens, with the end at the end) and `document_starts` (int64 into sentences, with the end
+at the end). A vocabulary of words adds `unknown_at` (int64, where tokens are unknown words) and `unknown_spelling`
+(uint16, see `words.spell`).
 """
 
 import contextlib
@@ -29,6 +30,7 @@ CHUNK = 1 << 16  # elements that one range read fetches
 CACHE_BYTES = 1 << 30
 
 WORD_BEGINS, WORD_INSIDE, PHRASE_BEGINS, PHRASE_INSIDE, ENTITY_BEGINS, ENTITY_INSIDE = (1 << bit for bit in range(6))
+MARKED = 1 << 6  # what of: a response among turns, a B that follows its A among ready pairs
 
 
 class ArrayWriter:

@@ -17,6 +17,8 @@ import tokenizers as hf
 from lmjax.errors import UserError
 
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0-4 of a trained WordPiece
+ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0-3 of a RoBERTa's vocabulary
+MASK = "<mask>"  # and its last
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN, WORD_END = "<unk>", "</w>"  # GPT-1's
 COVERAGE = 0.9995  # share of a corpus's characters that the alphabet holds, as SentencePiece has it
@@ -56,6 +58,17 @@ def word_bpe_pipeline(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) 
     tokenizer.decoder = hf.decoders.BPEDecoder(suffix=WORD_END)
     if vocab:
         tokenizer.add_special_tokens([UNKNOWN])
+    return tokenizer
+
+
+def roberta_pipeline(tokens: Sequence[str], merges: Sequence[tuple[str, str]]) -> hf.Tokenizer:
+    """GPT-2's with fairseq's ids: <s>, <pad>, </s>, <unk>, the tokens in the order given, and <mask> as the last.
+
+    In the released vocabulary the order is that of fairseq's dict.txt: GPT-2's tokens by frequency and three fillers.
+    """
+    vocab = {token: i for i, token in enumerate([*ROBERTA_SPECIALS, *tokens, MASK])}
+    tokenizer = byte_level_pipeline(hf.models.BPE(vocab, merges))
+    tokenizer.add_special_tokens([*ROBERTA_SPECIALS, hf.AddedToken(MASK, lstrip=True, special=True)])
     return tokenizer
 
 
@@ -99,19 +112,33 @@ def alphabet(texts: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def byte_bpe(texts: Iterable[str], vocab_size: int) -> bytes:
     """A tokenizer.json. Raises UserError where the 256 bytes alone exceed `vocab_size`."""
+    return to_bytes(_trained_bpe(texts, vocab_size, [END_OF_TEXT]))
+
+
+def roberta_bpe(texts: Iterable[str], vocab_size: int) -> bytes:
+    """The same with RoBERTa's special tokens and order of ids."""
+    special = [*ROBERTA_SPECIALS, MASK]
+    trained = json.loads(_trained_bpe(texts, vocab_size, special).to_str())["model"]
+    tokens = [token for token in sorted(trained["vocab"], key=trained["vocab"].get) if token not in special]
+    return to_bytes(roberta_pipeline(tokens, [(a, b) for a, b in trained["merges"]]))
+
+
+def _trained_bpe(texts: Iterable[str], vocab_size: int, special: list[str]) -> hf.Tokenizer:
     symbols = sorted(hf.pre_tokenizers.ByteLevel.alphabet())
-    if vocab_size <= len(symbols):
-        raise UserError(f"vocab_size {vocab_size} is too small: {END_OF_TEXT} and the bytes take 257")
+    if vocab_size < len(symbols) + len(special):
+        raise UserError(
+            f"vocab_size {vocab_size} is too small: special tokens and bytes take {len(symbols) + len(special)}"
+        )
     trainer = hf.trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
         show_progress=False,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=special,
         initial_alphabet=symbols,
     )
     pipeline = byte_level_pipeline(hf.models.BPE())
     pipeline.train_from_iterator(texts, trainer)
-    return to_bytes(pipeline)
+    return pipeline
 
 
 def word_bpe(texts: Iterable[str], vocab_size: int) -> bytes:

@@ -47,14 +47,17 @@ class TokenizerConfig:
     """A vocabulary to train on the corpus, or one to read from `path` (kind "file"). "bpe" is GPT-1's, of words.
 
     `path`: BERT's vocab.txt, tokenizer.json, a SentencePiece .model, ELMo's list of words as words.txt, or a directory
-    that holds one of them, or GPT-2's encoder.json and vocab.bpe, or GPT-1's encoder_bpe_40000.json and vocab_40000.bpe
-    (either also under the names vocab.json and merges.txt). `lowercase` is of WordPiece alone.
+    that holds one of them, or GPT-2's encoder.json and vocab.bpe (with fairseq's dict.txt beside them, RoBERTa's order
+    of ids), or GPT-1's encoder_bpe_40000.json and vocab_40000.bpe (either also under the names vocab.json and
+    merges.txt). "roberta_bpe" is "byte_bpe" in RoBERTa's order. `lowercase` is of WordPiece alone. `fill_to`: a
+    vocab.txt gets entries that no text has, up to so many (ERNIE's model has 18,000 rows for 17,964).
     """
 
-    kind: Literal["wordpiece", "byte_bpe", "bpe", "sentencepiece", "words", "file"]
+    kind: Literal["wordpiece", "byte_bpe", "roberta_bpe", "bpe", "sentencepiece", "words", "file"]
     vocab_size: int = 8192
     path: str = ""
     lowercase: bool = True
+    fill_to: int = 0
 
 
 class Tokenizer(ABC):
@@ -70,15 +73,24 @@ class Tokenizer(ABC):
         self.data = data
         self.vocab_size = vocab_size  # one more than the largest id
         self.fingerprint = hashlib.sha256(data).hexdigest()
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id, self.eos_id = (
-            next((i for name in names if (i := self.id(name)) is not None), None) for names in ROLES.values()
-        )
-        roles = (self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id, self.eos_id)
-        self.special_ids = tuple(sorted({*special_ids, *(i for i in roles if i is not None)}))
+        special = set(special_ids)
+        roles = [self._role(names, special) for names in ROLES.values()]
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id, self.eos_id = roles
+        self.special_ids = tuple(sorted({*special, *(i for i in roles if i is not None)}))
+
+    def _role(self, names: Sequence[str], special: set[int]) -> int | None:
+        """The first of the names that is a special token, else the first that is a token at all: RoBERTa's vocabulary
+        holds GPT-2's <|endoftext|> as a token like any other."""
+        found = [i for name in names if (i := self.id(name)) is not None]
+        return next((i for i in found if i in special), found[0] if found else None)
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens around them; on all cores."""
+
+    def encode_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        """Ids of each text, and at which character each token begins. Raises UserError for kinds that cannot say."""
+        raise UserError("this kind of tokenizer does not tell where its tokens stand; choose a WordPiece tokenizer")
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -136,6 +148,10 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def encode_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [(e.ids, [begin for begin, _ in e.offsets]) for e in encoded]
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids])
 
@@ -173,7 +189,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 def make_tokenizer(cfg: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Reads the vocabulary at `cfg.path`, or trains one on `texts`. Raises UserError as the two below do."""
-    return read_tokenizer(cfg.path, cfg.lowercase) if cfg.kind == "file" else train_tokenizer(cfg, texts)
+    return read_tokenizer(cfg.path, cfg.lowercase, cfg.fill_to) if cfg.kind == "file" else train_tokenizer(cfg, texts)
 
 
 def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
@@ -181,7 +197,7 @@ def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
     return read_tokenizer(directory)
 
 
-def read_tokenizer(path: str | os.PathLike, lowercase: bool = True) -> Tokenizer:
+def read_tokenizer(path: str | os.PathLike, lowercase: bool = True, fill_to: int = 0) -> Tokenizer:
     """A vocabulary from a file or a directory; see `TokenizerConfig`. A tokenizer_config.json beside a vocab.txt
     overrules `lowercase`.
 
@@ -196,14 +212,14 @@ def read_tokenizer(path: str | os.PathLike, lowercase: bool = True) -> Tokenizer
             return SentencePieceTokenizer(file.read_bytes())
         if file.name == "words.txt":
             return _words().WordTokenizer(file.read_bytes())
-        return HuggingFaceTokenizer(_tokenizer_json(file, lowercase))
+        return HuggingFaceTokenizer(_tokenizer_json(file, lowercase, fill_to))
     except UserError:
         raise
     except Exception as error:  # the Rust library raises bare Exception
         raise UserError(f"cannot read a vocabulary from {file}: {error}") from None
 
 
-def _tokenizer_json(file: epath.Path, lowercase: bool) -> bytes:
+def _tokenizer_json(file: epath.Path, lowercase: bool, fill_to: int) -> bytes:
     if file.suffix == ".json":
         return file.read_bytes()
     lines = file.read_bytes().decode("utf-8").replace("\r\n", "\n").rstrip("\n").split("\n")
@@ -212,16 +228,30 @@ def _tokenizer_json(file: epath.Path, lowercase: bool) -> bytes:
         merges = [(a, b) for a, b in (line.split(" ") for line in lines if not line.startswith("#version"))]
         if any(token.endswith(training.WORD_END) for token in vocab):
             return training.to_bytes(training.word_bpe_pipeline(vocab, merges))
+        if (order := _fairseq_order(file.parent / "dict.txt", vocab)) is not None:
+            return training.to_bytes(training.roberta_pipeline(order, merges))
         tokenizer = training.byte_level_pipeline(hf.models.BPE(vocab, merges))
         tokenizer.add_special_tokens([training.END_OF_TEXT])
         return training.to_bytes(tokenizer)
-    vocab = {token: i for i, token in enumerate(lines)}
+    tokens = [line.split("\t")[0] for line in lines]  # ERNIE's has the id behind
+    tokens += [f"[unused{i}]" for i in range(len(tokens), fill_to)]
+    vocab = {token: i for i, token in enumerate(tokens)}
     missing = [token for token in training.BERT_SPECIALS if token not in vocab]
     if missing:
         raise UserError(f"{file} lacks {', '.join(missing)}; it is no vocabulary of BERT's")
     config = file.parent / "tokenizer_config.json"
     settings = json.loads(config.read_bytes()) if config.exists() else {}
     return training.to_bytes(training.wordpiece_pipeline(vocab, settings.get("do_lower_case", lowercase)))
+
+
+def _fairseq_order(file: epath.Path, vocab: dict[str, int]) -> list[str] | None:
+    """The tokens between RoBERTa's special ones: as fairseq's dict.txt lists GPT-2's ids, or as the vocabulary has them
+    that Hugging Face made of it; None for a vocabulary that is not RoBERTa's."""
+    by_id = {i: token for token, i in vocab.items()}
+    if file.exists():
+        entries = [line.split()[0] for line in file.read_text().splitlines()]
+        return [by_id[int(entry)] if entry.isdigit() else entry for entry in entries]  # the rest are fillers
+    return [by_id[i] for i in range(len(training.ROBERTA_SPECIALS), len(vocab) - 1)] if training.MASK in vocab else None
 
 
 def _vocabulary_file(path: epath.Path) -> epath.Path:
@@ -259,12 +289,14 @@ def train_tokenizer(cfg: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
             return HuggingFaceTokenizer(training.byte_bpe(texts, cfg.vocab_size))
         case "bpe":
             return HuggingFaceTokenizer(training.word_bpe(texts, cfg.vocab_size))
+        case "roberta_bpe":
+            return HuggingFaceTokenizer(training.roberta_bpe(texts, cfg.vocab_size))
         case "sentencepiece":
             return SentencePieceTokenizer(training.unigram(texts, cfg.vocab_size))
         case "words":
             return _words().WordTokenizer(_words().count_words(texts, cfg.vocab_size))
         case _:
-            known = "wordpiece, byte_bpe, bpe, sentencepiece, words or file"
+            known = "wordpiece, byte_bpe, roberta_bpe, bpe, sentencepiece, words or file"
             raise UserError(f"no tokenizer of kind '{cfg.kind}'; choose {known}")
 
 

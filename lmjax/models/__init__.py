@@ -1,15 +1,17 @@
 """The model families. A new one is a file here and a line in MODELS."""
 
 from lmjax.errors import UserError, did_you_mean
-from lmjax.models import bert, elmo, gpt, gpt1, transformer
+from lmjax.models import bert, elmo, ernie, gpt, gpt1, roberta, transformer
 from lmjax.models.architecture import Architecture, ModelConfig
 
 MODELS: dict[str, Architecture] = {  # by Hugging Face's model_type, where it has one
-    "bert": bert.ARCHITECTURE,
-    "elmo": elmo.ARCHITECTURE,
-    "gpt2": gpt.ARCHITECTURE,
-    "openai-gpt": gpt1.ARCHITECTURE,
     "marian": transformer.ARCHITECTURE,
+    "elmo": elmo.ARCHITECTURE,
+    "openai-gpt": gpt1.ARCHITECTURE,
+    "bert": bert.ARCHITECTURE,
+    "gpt2": gpt.ARCHITECTURE,
+    "roberta": roberta.ARCHITECTURE,
+    "ernie": ernie.ARCHITECTURE,
 }
 
 

@@ -125,16 +125,21 @@ def sinusoids(positions_BL: Array, features: int, form: PositionForm = "sinusoid
 
 
 class PositionEmbedding(nn.Module):
-    """Adds positions to token vectors, or concatenates [token ; position] and projects 2D -> D, as the config says."""
+    """Adds positions to token vectors, or concatenates [token ; position] and projects 2D -> D, as the config says.
+
+    `offset`: rows of the learned table that come before position 0.
+    """
 
     cfg: ModelConfig
     kernel_init: Initializer
     table_dropout: float = 0.0
+    offset: int = 0
 
     def setup(self) -> None:
         cfg, D = self.cfg, self.cfg.hidden_size
         if cfg.position_embedding == "learned":
-            self.position = Embedding(cfg.max_position_embeddings, D, self.kernel_init, self.table_dropout)
+            rows = cfg.max_position_embeddings + self.offset
+            self.position = Embedding(rows, D, self.kernel_init, self.table_dropout)
         if cfg.position_combine == "concat":
             self.combine = Dense((2 * D,), (D,), self.kernel_init)
 
@@ -143,7 +148,7 @@ class PositionEmbedding(nn.Module):
         if cfg.position_embedding == "none":
             return x_BLD
         if cfg.position_embedding == "learned":
-            position_BLD = self.position(positions_BL)
+            position_BLD = self.position(positions_BL + self.offset)
         else:
             position_BLD = sinusoids(positions_BL, cfg.hidden_size, cfg.position_embedding)
         if cfg.position_combine == "add":

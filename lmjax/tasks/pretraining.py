@@ -1,13 +1,13 @@
 """The pretraining tasks: masked tokens with or without next-sentence prediction, and causal language modelling."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from lmjax import objectives
-from lmjax.data.instances import InstanceConfig, SentencePairs, Windows
+from lmjax.data.instances import InstanceConfig, SentencePairs, Sentences, Windows
 from lmjax.data.masking import MaskingConfig, RowKeys, mask_tokens
 from lmjax.data.shifting import document_segments, next_token_targets
 from lmjax.errors import UserError
@@ -16,15 +16,18 @@ from lmjax.tasks.task import Features, Task, TaskConfig
 
 @dataclass(frozen=True)
 class MlmConfig(TaskConfig):
-    """Masked language modelling on BERT's sentence pairs (Devlin et al. 2019, section 3.1).
+    """Masked language modelling on BERT's sentence pairs (Devlin et al. 2019, section 3.1) or, without next-sentence
+    prediction, on RoBERTa's FULL-SENTENCES or DOC-SENTENCES (Liu et al. 2019, section 4.2).
 
-    `duplicates`: how many times the pairs are drawn anew; `short_fraction`: share of rows cut to a random shorter
-    length.
+    Of pairs, `duplicates`: how many times they are drawn anew; `short_fraction`: share of rows cut to a random shorter
+    length; `true_label`: the label of a pair that belongs together (0 in BERT, 1 in ERNIE).
     """
 
+    input_format: Literal["sentence_pairs", "full_sentences", "doc_sentences"] = "sentence_pairs"
     next_sentence: bool = True
     duplicates: int = 10
     short_fraction: float = 0.1
+    true_label: Literal[0, 1] = 0
     masking: MaskingConfig = field(default_factory=MaskingConfig)
 
 
@@ -48,16 +51,25 @@ def _float32(*shape: int) -> jax.ShapeDtypeStruct:
 
 
 def mlm(cfg: MlmConfig) -> Task:
+    """Raises UserError where next-sentence prediction has no pairs."""
+    pairs = cfg.input_format == "sentence_pairs"
+    if cfg.next_sentence and not pairs:
+        raise UserError(
+            f"task.input_format '{cfg.input_format}' has no sentence pairs; set task.next_sentence to False"
+        )
+
     def predictions(length: int, masking: MaskingConfig | None) -> int:
-        return min((masking or cfg.masking).max_predictions, length)
+        return (masking or cfg.masking).predictions(length)
 
     def instances(length: int) -> InstanceConfig:
-        return SentencePairs(length, cfg.duplicates, cfg.short_fraction, cfg.next_sentence)
+        if not pairs:
+            return Sentences(length, cross_documents=cfg.input_format == "full_sentences")
+        return SentencePairs(length, cfg.duplicates, cfg.short_fraction, cfg.next_sentence, cfg.true_label)
 
     def transform(masking: MaskingConfig | None, tokenizer: Any) -> Any:
         def mask(features: dict[str, Any], keys: RowKeys) -> dict[str, Any]:
             features = mask_tokens(features, keys, masking or cfg.masking, tokenizer.mask_id, tokenizer.vocab_size)
-            if not cfg.next_sentence:
+            if pairs and not cfg.next_sentence:
                 del features["next_sentence_labels"]
             return features
 
@@ -65,10 +77,12 @@ def mlm(cfg: MlmConfig) -> Task:
 
     def features(rows: int, length: int, masking: MaskingConfig | None) -> Features:
         masked = predictions(length, masking)
-        labels = {"next_sentence_labels": _int32(rows)} if cfg.next_sentence else {}
-        return labels | {
+        more: dict[str, Any] = {"token_type_ids": _int32(rows, length)} if pairs else {}
+        more |= {"next_sentence_labels": _int32(rows)} if cfg.next_sentence else {}
+        if (masking or cfg.masking).selection == "ernie":
+            more |= {"mlm_overflow": _float32(rows), "masking_level": _float32(rows)}
+        return more | {
             "tokens": _int32(rows, length),
-            "token_type_ids": _int32(rows, length),
             "segment_ids": _int32(rows, length),
             "mlm_positions": _int32(rows, masked),
             "targets": _int32(rows, masked),

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from lmjax.data.instances import open_table
 from lmjax.data.pipeline import Stream, batches, heldout_batches
+from lmjax.data.prepare import rows_of
 from lmjax.data.schedule import Schedule
 from lmjax.data.store import Store
 from lmjax.errors import UserError
@@ -171,8 +172,15 @@ def open_data(cfg: "RunConfig", program: Program) -> Data:
         chosen = stage.data or range(len(stores))
         if not set(chosen) <= set(range(len(stores))):
             raise UserError(f"stages.{index}.data {stage.data}: the run has data entries 0 to {len(stores) - 1}")
-        instances = task.instances(stage.length)
-        return [open_table(instances, stores[i], split, cfg.seed) for i in chosen], [cfg.data[i].weight for i in chosen]
+        rows = {i: rows_of(cfg.data[i].data.source, task.instances(stage.length)) for i in chosen}
+        for i, instances in rows.items():
+            types = getattr(cfg.model, "type_vocab_size", instances.token_types)
+            if instances.token_types > types:
+                raise UserError(
+                    f"rows of {cfg.data[i].data.store} have {instances.token_types} token types, the model {types}; "
+                    "raise model.type_vocab_size"
+                )
+        return [open_table(rows[i], stores[i], split, cfg.seed) for i in chosen], [cfg.data[i].weight for i in chosen]
 
     def stream(index: int) -> Stream:
         found, weights = tables(index, "train")

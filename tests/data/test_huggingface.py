@@ -24,7 +24,7 @@ AWKWARD = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "byte_bpe", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["wordpiece", "byte_bpe", "roberta_bpe", "sentencepiece"])
 def test_same_ids_and_text(tmp_path, kind):
     tokenizer = tiny_tokenizer(kind)
     framed = kind != "byte_bpe"
@@ -36,8 +36,12 @@ def test_same_ids_and_text(tmp_path, kind):
         assert written.decode(ids).strip() == tokenizer.decode(ids).strip()
         frame = ([tokenizer.cls_id], [tokenizer.sep_id]) if framed else ([], [])
         assert written.encode(text).ids == [*frame[0], *ids, *frame[1]]
-    if framed:
-        assert written.encode("the dog", "ran").type_ids.count(1) == len(tokenizer.encode("ran")) + 1
+    pair, dog, ran = written.encode("the dog", "ran"), tokenizer.encode("the dog"), tokenizer.encode("ran")
+    if kind == "roberta_bpe":
+        assert pair.ids == [0, *dog, 2, 2, *ran, 2]
+        assert not any(pair.type_ids)
+    elif framed:
+        assert pair.type_ids.count(1) == len(ran) + 1
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     for role in ("pad", "unk", "cls", "sep", "mask", "eos"):
         id = getattr(tokenizer, f"{role}_id")

@@ -1,4 +1,5 @@
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmjax.data import instances
-from lmjax.data.instances import SentencePairs, Windows, build_table, open_table, sentence_pairs
+from lmjax.data.instances import (
+    SentencePairs,
+    Sentences,
+    Windows,
+    build_table,
+    open_table,
+    sentence_pairs,
+    sentence_rows,
+)
 from lmjax.data.store import Split, Store, write_array
 from lmjax.errors import UserError
 from tests.data.synthetic import CLS, PAD, SEP, TOKENIZER, make_split, make_table
@@ -28,7 +37,7 @@ def pairs_of(cfg, seed=0):
 @pytest.mark.parametrize("length", [16, 40, 1000])
 @pytest.mark.parametrize("next_sentence", [True, False])
 def test_chunks_tile_every_document_and_pairs_are_whole_sentences(monkeypatch, length, next_sentence):
-    monkeypatch.setattr(instances, "_truncate", lambda a, b, longest, rng: (a[0], a[1] - a[0], b[0], b[1] - b[0]))
+    monkeypatch.setattr(instances, "truncate", lambda a, b, longest, rng: (a[0], a[1] - a[0], b[0], b[1] - b[0]))
     a, a_length, b, b_length, is_random = pairs_of(
         SentencePairs(length, short_fraction=0.3, next_sentence=next_sentence)
     )
@@ -47,7 +56,7 @@ def test_chunks_tile_every_document_and_pairs_are_whole_sentences(monkeypatch, l
 
 
 def test_random_sentences_fill_what_a_left_and_no_more(monkeypatch):
-    monkeypatch.setattr(instances, "_truncate", lambda a, b, longest, rng: (a[0], a[1] - a[0], b[0], b[1] - b[0]))
+    monkeypatch.setattr(instances, "truncate", lambda a, b, longest, rng: (a[0], a[1] - a[0], b[0], b[1] - b[0]))
     _, a_length, b, b_length, is_random = pairs_of(SentencePairs(40, short_fraction=0))
     starts, left = SPLIT.sentence_starts, 37 - a_length
     last_sentence = b + b_length - starts[np.searchsorted(starts, b + b_length) - 1]
@@ -84,7 +93,7 @@ def test_a_tenth_of_the_documents_is_cut_shorter():
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(2, 64), st.randoms(use_true_random=False))
 def test_truncation_takes_from_the_longer_side(a_length, b_length, longest, rng):
-    start, kept_a, b_start, kept_b = instances._truncate((100, 100 + a_length), (300, 300 + b_length), longest, rng)
+    start, kept_a, b_start, kept_b = instances.truncate((100, 100 + a_length), (300, 300 + b_length), longest, rng)
     a, b = a_length, b_length
     while a + b > longest:
         a, b = (a - 1, b) if a > b else (a, b - 1)
@@ -95,7 +104,7 @@ def test_truncation_takes_from_the_longer_side(a_length, b_length, longest, rng)
 
 def test_truncation_takes_from_front_and_back_alike():
     rng = random.Random(0)
-    fronts = [instances._truncate((0, 50), (100, 110), 30, rng)[0] for _ in range(4000)]
+    fronts = [instances.truncate((0, 50), (100, 110), 30, rng)[0] for _ in range(4000)]
     assert abs(np.mean(fronts) - 15) < 5 * np.sqrt(30 / 4 / 4000)
     assert abs(np.var(fronts) - 30 / 4) < 1  # binomial: each token its own coin
 
@@ -190,3 +199,75 @@ def test_pairs_without_special_tokens_are_refused(store):
         assert list((store.directory / "tables").iterdir()) == []
     finally:
         store.tokenizer.__dict__.update(cls_id=CLS)
+
+
+EOS = SEP  # RoBERTa closes a document with its separator
+
+
+def roberta_split(documents=60, seed=2):
+    """As the store has it: the last token of each document's last sentence is </s>."""
+    split = make_split(documents, seed)
+    last = split.sentence_starts[split.document_starts[1:]] - 1
+    split.tokens[last], split.flags[last] = EOS, 0
+    return split
+
+
+ROBERTA = SimpleNamespace(**vars(TOKENIZER) | {"eos_id": EOS})
+
+
+def roberta_rows(cfg, split):
+    (columns,) = cfg.tables(split, ROBERTA, 0)
+    features = cfg.gather(split, ROBERTA, columns)
+    real = features["segment_ids"].sum(1)
+    return columns, features, [row[:n].tolist() for row, n in zip(features["tokens"], real, strict=True)]
+
+
+@pytest.mark.parametrize("cross_documents", [True, False])
+def test_roberta_rows_hold_all_text_in_whole_sentences(cross_documents):
+    split = roberta_split()
+    columns, features, rows = roberta_rows(Sentences(40, cross_documents), split)
+    assert all(row[0] == CLS and row[-1] == SEP for row in rows)
+    assert (features["tokens"][features["segment_ids"] == 0] == PAD).all()
+    begins, ends = columns["start"], columns["start"] + columns["size"]
+    closed = np.isin(ends + 1, split.sentence_starts[split.document_starts])  # its </s> is the row's own
+    np.testing.assert_array_equal(np.r_[begins[1:], len(split.tokens)], ends + closed)
+    assert np.isin(begins, split.sentence_starts).all()
+    text = [token for row, own in zip(rows, closed, strict=True) for token in row[1 : None if own else -1]]
+    assert text == split.tokens.tolist()
+    assert not (features["flags"] > 0)[features["tokens"] == EOS].any()
+
+
+def test_full_sentences_fill_their_rows_and_cross_documents_after_a_separator():
+    split = roberta_split()
+    columns, _, rows = roberta_rows(Sentences(40), split)
+    ends = columns["start"] + columns["size"]
+    following = split.sentence_starts[np.searchsorted(split.sentence_starts, ends + 1, side="right")[:-1]]
+    needs = following - np.isin(following, split.sentence_starts[split.document_starts])
+    assert (needs - columns["start"][:-1] > 40 - 2).all()  # the next sentence would not have fitted
+    assert (columns["size"] > 0).all()
+    assert np.mean([len(row) for row in rows]) > 0.8 * 40
+    documents = np.cumsum(np.r_[0, split.tokens == EOS])  # of each token
+    first, last = documents[columns["start"]], documents[ends - 1]
+    assert (last > first).any()
+    inner = [row[1:-1].count(EOS) for row in rows]
+    np.testing.assert_array_equal(inner, last - first)
+
+
+def test_doc_sentences_never_cross_a_document():
+    split = roberta_split()
+    columns, _, rows = roberta_rows(Sentences(40, cross_documents=False), split)
+    assert all(EOS not in row[1:-1] for row in rows)
+    starts = split.sentence_starts[split.document_starts[:-1]]
+    assert np.isin(starts, columns["start"]).all()  # each document begins a row
+
+
+def test_only_a_sentence_longer_than_a_row_is_cut():
+    starts = np.array([0, 3, 25, 27, 31])
+    assert list(sentence_rows(starts, starts, 0, 31, 10)) == [(0, 3), (3, 13), (13, 23), (23, 31)]
+    contents = np.array([0, 3, 25, 27, 30])  # a closing </s> needs no room
+    assert list(sentence_rows(starts, contents, 0, 31, 7)) == [(0, 3), (3, 10), (10, 17), (17, 24), (24, 31)]
+
+
+def test_sentences_need_robertas_end_of_text():
+    with pytest.raises(UserError, match="choose roberta_bpe"):
+        list(Sentences(40).tables(roberta_split(), TOKENIZER, 0))

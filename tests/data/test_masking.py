@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lmjax.data import masking
-from lmjax.data.masking import INSIDE, MaskingConfig, RowKeys, mask_tokens, random_bits, unit_order
+from lmjax.data.masking import MaskingConfig, RowKeys, mask_tokens, random_bits, unit_numbers, unit_order
 from lmjax.data.store import WORD_BEGINS, WORD_INSIDE
 from lmjax.data.tf import tensorflow
 from lmjax.errors import UserError
@@ -132,7 +132,7 @@ def test_whole_words_follow_berts_greedy_rule(inside, cap):
     features = make_features(rows=300, inside=inside)
     cfg = MaskingConfig("word", max_predictions=cap)
     masked = mask(features, cfg)
-    order = unit_order(tf.constant(features["flags"], tf.int32), make_keys(np.arange(300)), INSIDE["word"]).numpy()
+    order = unit_order(tf.constant(features["flags"], tf.int32), make_keys(np.arange(300)), "word").numpy()
     overshot = 0
     for row in range(300):
         predictions = min(cap, max(1, round(0.15 * int(features["segment_ids"][row].sum()))))
@@ -190,7 +190,7 @@ def test_random_bits_are_uniform_and_change_with_every_input():
 
 
 def test_impossible_rates_are_refused():
-    for bad in ({"rate": 0.0}, {"rate": 1.5}, {"mask": 0.9, "random": 0.2}, {"max_predictions": 0}):
+    for bad in ({"rate": 0.0}, {"rate": 1.5}, {"mask": 0.9, "random": 0.2}, {"max_predictions": -1}):
         with pytest.raises(UserError, match="masking"):
             MaskingConfig(**bad)
 
@@ -199,6 +199,104 @@ def test_units_with_equal_hashes_do_not_mingle(monkeypatch):
     tf = tensorflow()
     monkeypatch.setattr(masking, "random_bits", lambda keys, counters, purpose: tf.zeros_like(counters, tf.uint32))
     flags = tf.constant([[0, 1, 2, 1, 2, 2, 1, 0]], tf.int32)
-    order = unit_order(flags, make_keys([0]), WORD_INSIDE).numpy()[0]
+    order = unit_order(flags, make_keys([0]), "word").numpy()[0]
     assert len(set(order[1:7])) == 3
     assert order[0] == order[7] == -1
+
+
+@pytest.mark.parametrize("length", [13, 64])
+def test_robertas_draw_is_fairseqs(length):
+    """floor(0.15 n + u) of all n positions, special tokens too, each as likely as another; random words from id 4 on,
+    <mask> among them."""
+    cfg = MaskingConfig(selection="roberta", max_predictions=0, random_from=4)
+    features = make_features(rows=8192, length=length)
+    masked = mask(features, cfg)
+    chosen, real = chosen_of(masked, length), features["segment_ids"]
+    exact = 0.15 * real.sum(1)
+    assert np.isin(chosen.sum(1) - np.floor(exact), [0, 1]).all()
+    ups, part = (chosen.sum(1) > np.floor(exact)), exact % 1
+    assert abs(ups.sum() - part.sum()) < 5 * np.sqrt((part * (1 - part)).sum())
+    assert not chosen[real == 0].any()
+    full = real.all(1)
+    special = features["flags"][0] == 0
+    for group in (special, ~special):
+        assert within(chosen[full][:, group].sum(), full.sum() * group.sum(), 0.15)
+    rows, slots = np.nonzero(masked["loss_weights"])
+    now, before = masked["tokens"][rows, masked["mlm_positions"][rows, slots]], masked["targets"][rows, slots]
+    words = now[(now != MASK) & (now != before)]
+    assert words.min() > 4
+    assert within((now == MASK).sum(), len(now), 0.8 + 0.1 / (VOCAB - 4))
+    assert within((now == before).sum(), len(now), 0.1 + 0.1 / (VOCAB - 4) * (before > 3).mean())
+
+
+def test_a_row_has_room_for_all_that_its_selection_can_ask_for():
+    assert MaskingConfig(selection="roberta", max_predictions=0).predictions(512) == 77
+    assert MaskingConfig(max_predictions=0).predictions(512) == 77
+    assert MaskingConfig().predictions(512) == 20
+    assert MaskingConfig(selection="ernie", max_predictions=512).predictions(128) == 128  # the whole row
+    wanted = 0.15 * 128 + 6 * np.sqrt(0.15 * 0.85 * 128)
+    assert MaskingConfig(selection="ernie", max_predictions=0).predictions(128) == np.ceil(wanted)
+    with pytest.raises(UserError, match="selection 'roberta' takes single positions; unit 'word'"):
+        MaskingConfig("word", selection="roberta")
+
+
+def ernie(unit="word", fate="token", room=64, **changes):
+    return MaskingConfig(unit, selection="ernie", fate=fate, max_predictions=room, random_from=1, **changes)
+
+
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_ernies_coins_lie_within_binomial_bounds(unit):
+    """Whole length, as in parity: nothing overflows, and each unit is chosen by itself."""
+    features = make_features(rows=8192)
+    masked = mask(features, ernie(unit))
+    chosen, numbers = (
+        chosen_of(masked, 64),
+        unit_numbers(tensorflow().constant(features["flags"], "int32"), unit).numpy(),
+    )
+    numbers = np.where(features["flags"] == 0, 0, numbers)
+    taken = np.array([len({*n[c]}) for n, c in zip(numbers, chosen, strict=True)])
+    units = np.array([len({*n} - {0}) for n in numbers])
+    assert within(taken.sum(), units.sum(), 0.15)
+    assert abs(np.var(taken - 0.15 * units) / np.mean(units * 0.15 * 0.85) - 1) < 0.1  # no fixed number a row
+    assert not masked["mlm_overflow"].any()
+    assert (masked["masking_level"] == ["token", "word"].index(unit)).all()
+    rows, slots = np.nonzero(masked["loss_weights"])
+    now, before = masked["tokens"][rows, masked["mlm_positions"][rows, slots]], masked["targets"][rows, slots]
+    assert within((now == MASK).sum(), len(now), 0.8 + 0.1 / (VOCAB - 1))
+    assert within((now == before).sum(), len(now), 0.1 + 0.1 / (VOCAB - 1))
+    assert now.min() >= 1
+
+
+@pytest.mark.parametrize("fate", ["token", "unit"])
+def test_a_units_tokens_meet_their_fate_alone_or_together(fate):
+    features = make_features(rows=4096, inside=0.6)
+    masked = mask(features, ernie(fate=fate, random=0.0, mask=0.5))
+    numbers = unit_numbers(tensorflow().constant(features["flags"], "int32"), "word").numpy()
+    chosen, hidden = chosen_of(masked, 64), masked["tokens"] == MASK
+    inner = chosen[:, 1:] & chosen[:, :-1] & (numbers[:, 1:] == numbers[:, :-1])
+    same = (hidden[:, 1:] == hidden[:, :-1])[inner]
+    assert len(same) > 5000
+    assert same.all() if fate == "unit" else within(same.sum(), len(same), 0.5)
+
+
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_what_finds_no_room_is_counted_and_units_stay_whole(unit):
+    features = make_features(rows=2048)
+    whole, capped = (mask(features, ernie(unit, room=room)) for room in (64, 6))
+    left, all_ = capped["loss_weights"].sum(1), whole["loss_weights"].sum(1)
+    np.testing.assert_array_equal(left + capped["mlm_overflow"], all_)
+    assert (capped["mlm_overflow"][all_ <= 6] == 0).all()
+    assert capped["mlm_overflow"].mean() > 1
+    assert capped["loss_weights"].shape == (2048, 6)
+    kept, chosen = chosen_of(capped, 64), chosen_of(whole, 64)
+    assert not (kept & ~chosen).any()
+    numbers = unit_numbers(tensorflow().constant(features["flags"], "int32"), unit).numpy()
+    for row in range(200):
+        assert not {*numbers[row][kept[row]]} & {*numbers[row][chosen[row] & ~kept[row]]}
+
+
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_mean_and_six_deviations_hold_all(unit):
+    masked = mask(make_features(rows=8192), ernie(unit, room=0))
+    assert masked["loss_weights"].shape[1] < 50
+    assert not masked["mlm_overflow"].any()

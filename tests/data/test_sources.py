@@ -8,7 +8,19 @@ import pytest
 
 from lmjax.config import from_json, to_json
 from lmjax.data import docs_source, sources
-from lmjax.data.sources import Docs, Jsonl, ParallelText, SourceConfig, TextFiles, Tfds, fingerprint, texts
+from lmjax.data.sources import (
+    Annotated,
+    Dialogues,
+    Docs,
+    ErnieRecords,
+    Jsonl,
+    ParallelText,
+    SourceConfig,
+    TextFiles,
+    Tfds,
+    fingerprint,
+    texts,
+)
 from lmjax.errors import UserError
 
 
@@ -131,11 +143,20 @@ def test_bad_json_lines(tmp_path, line, complaint):
 
 
 def test_a_source_that_is_none():
-    assert "choose Docs, TextFiles, Jsonl or Tfds" in message(SourceConfig())
+    assert "choose Docs, TextFiles, Jsonl, Annotated, Dialogues or Tfds" in message(SourceConfig())
 
 
 @pytest.mark.parametrize(
-    "source", [Docs(), TextFiles(("a", "b"), documents="line"), Jsonl(("a",), "body"), Tfds("lm1b")]
+    "source",
+    [
+        Docs(),
+        TextFiles(("a", "b"), documents="line"),
+        Jsonl(("a",), "body"),
+        Annotated(("a",), 60),
+        Dialogues(("a",)),
+        ErnieRecords(("a",)),
+        Tfds("lm1b"),
+    ],
 )
 def test_configs_survive_json(source):
     assert from_json(SourceConfig, json.loads(json.dumps(to_json(source)))) == source

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sentencepiece
 import tokenizers as hf
@@ -25,8 +26,8 @@ SENTENCES = [
     for what in ("lantern", "lanterns", "naïve painting", "café table")
     for where in ("home", "to the harbour", "into 東京 station", "at 10 o'clock")
 ]
-KINDS = ("wordpiece", "byte_bpe", "sentencepiece")
-SIZES = {"wordpiece": 110, "byte_bpe": 330, "bpe": 110, "sentencepiece": 60}
+KINDS = ("wordpiece", "byte_bpe", "roberta_bpe", "sentencepiece")
+SIZES = {"wordpiece": 110, "byte_bpe": 330, "roberta_bpe": 334, "bpe": 110, "sentencepiece": 60}
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,33 @@ def test_a_trained_bpe_of_words(trained):
     assert tokenizer.encode("the %") == [*tokenizer.encode("the"), 0]  # outside the alphabet
 
 
+def test_robertas_ids_are_fairseqs(shared_data, tmp_path):
+    """GPT-2's tokens in the order of dict.txt between <s> <pad> </s> <unk> and <mask>, three fillers among them."""
+    shutil.copy(shared_data("tokenizers/gpt2-encoder.json"), tmp_path / "encoder.json")
+    shutil.copy(shared_data("tokenizers/gpt2-vocab.bpe"), tmp_path / "vocab.bpe")
+    gpt2, order = real(tmp_path), np.random.default_rng(0).permutation(50257)
+    lines = [*(f"{i} 7" for i in order), *(f"madeupword000{i} 0" for i in range(3))]
+    (tmp_path / "dict.txt").write_text("\n".join(lines) + "\n")
+    tokenizer, place = real(tmp_path), np.argsort(order)
+    assert tokenizer.vocab_size == 50265
+    assert [tokenizer.token(i) for i in (0, 1, 2, 3, 50261, 50264)] == [
+        *("<s>", "<pad>", "</s>", "<unk>"),
+        "madeupword0000",
+        "<mask>",
+    ]
+    roles = ("cls_id", "pad_id", "sep_id", "unk_id", "mask_id", "eos_id")
+    assert [getattr(tokenizer, role) for role in roles] == [0, 1, 2, 3, 50264, 2]
+    for text in GOLDEN["texts"]:
+        if "<" not in text:  # special tokens written out
+            assert tokenizer.encode(text) == [4 + place[i] for i in gpt2.encode(text)]
+    # Hugging Face's form of the same: the ids in the vocabulary itself.
+    made = json.loads(tokenizer.data)["model"]["vocab"]
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "vocab.json").write_text(json.dumps(made))
+    shutil.copy(tmp_path / "vocab.bpe", tmp_path / "hf" / "merges.txt")
+    assert real(tmp_path / "hf").fingerprint == tokenizer.fingerprint
+
+
 @pytest.mark.parametrize("name", ["spiece", "sentencepiece_test_model", "transformers_test_sentencepiece_bpe"])
 def test_sentencepiece_equals_the_library(shared_data, name):
     path = shared_data(f"tokenizers/{name}.model")
@@ -116,6 +144,7 @@ def test_special_ids_of_trained_vocabularies(trained):
     }
     assert ids["wordpiece"] == [0, 1, 2, 3, 4, None]
     assert ids["byte_bpe"] == [None, None, None, None, None, 0]
+    assert ids["roberta_bpe"] == [1, 3, 0, 2, 333, 2]
     assert ids["sentencepiece"] == [0, 1, 2, 3, 4, 3]
     assert [trained["wordpiece"].token(i) for i in range(5)] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     assert [trained["sentencepiece"].token(i) for i in range(5)] == ["<pad>", "<unk>", "<s>", "</s>", "[MASK]"]
@@ -124,6 +153,7 @@ def test_special_ids_of_trained_vocabularies(trained):
         "wordpiece": (0, 1, 2, 3, 4),
         "byte_bpe": (0,),
         "bpe": (0,),
+        "roberta_bpe": (0, 1, 2, 3, 333),
         "sentencepiece": (0, 1, 2, 3, 4),
     }
 
@@ -144,12 +174,14 @@ def test_encoding(trained, kind):
     assert tokenizer.id("no such token") is None
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece"])
-def test_a_written_mask_is_the_mask(trained, kind):
+@pytest.mark.parametrize(
+    ("kind", "mask"), [("wordpiece", "[MASK]"), ("sentencepiece", "[MASK]"), ("roberta_bpe", "<mask>")]
+)
+def test_a_written_mask_is_the_mask(trained, kind, mask):
     tokenizer = trained[kind]
-    ids = tokenizer.encode("the [MASK] lantern")
+    ids = tokenizer.encode(f"the {mask} lantern")
     assert ids.count(tokenizer.mask_id) == 1
-    assert "[MASK]" not in tokenizer.decode(ids)
+    assert mask not in tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -265,6 +297,7 @@ def test_bad_vocabularies(tmp_path, name, content, complaint):
         ("wordpiece", 20, SENTENCES, "vocab_size 20 is too small"),
         ("byte_bpe", 256, SENTENCES, "vocab_size 256 is too small"),
         ("bpe", 20, SENTENCES, "vocab_size 20 is too small"),
+        ("roberta_bpe", 260, SENTENCES, "vocab_size 260 is too small"),
         ("sentencepiece", 20, SENTENCES, "vocab_size 20"),
     ],
 )

@@ -65,8 +65,10 @@ def test_killed_and_resumed_is_bitwise_the_same(name: str, tmp_path: Path) -> No
     assert fingerprint(run)[0] == 60
 
 
-@pytest.mark.parametrize("name", ["gpt1", "gpt3", "transformer", "elmo", "elmo_stateless"])
+@pytest.mark.parametrize("name", ["gpt1", "gpt3", "transformer", "elmo", "elmo_stateless", "ernie", "roberta"])
 def test_killed_once_in_twelve_steps(name: str, tmp_path: Path) -> None:
+    if name == "ernie":
+        pytest.importorskip("jieba")
     tiny.write_text(tmp_path)
     finish(name, tmp_path, tmp_path / "untouched")
     run = tmp_path / "killed"
@@ -85,3 +87,5 @@ def test_killed_once_in_twelve_steps(name: str, tmp_path: Path) -> None:
     if name == "gpt3":  # the ramp: 2, 2, 2, 4, 4, 6, 6, 8 and then 8 rows of 16 tokens
         seen = [line["tokens"] for line in log if "tokens" in line]
         assert seen == [32, 64, 96, 160, 224, 320, 416, 544, 672, 800, 928, 1056]
+    if name == "ernie":  # two stages, which mask tokens and then entities
+        assert [line["masking_level"] for line in log if line["split"] == "train"] == [0] * 6 + [3] * 6

@@ -2,9 +2,11 @@
 
 BERT crosses a stage boundary, goes through a batch ramp and skips data twice; GPT-2 accumulates and draws from a
 mixture. Of twelve steps only: GPT-1, with all of its dropout; GPT-3, with bands, walls, a batch ramp and rates by
-tokens; the Transformer, with packed pairs; ELMo, which accumulates and carries its states, and "elmo_stateless".
+tokens; the Transformer, with packed pairs; ELMo, which accumulates and carries its states, and "elmo_stateless";
+RoBERTa, with rows of whole sentences; ERNIE, through two units of masking, over pairs and conversations.
 """
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from lmjax.config import override
+from lmjax.data.chinese import Boundaries
+from lmjax.data.masking import MaskingConfig
 from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
-from lmjax.data.sources import ParallelText, TextFiles
+from lmjax.data.sources import Dialogues, ParallelText, TextFiles
 from lmjax.data.tokenizers import TokenizerConfig
 from lmjax.models.bert import BertConfig
 from lmjax.models.elmo import ElmoConfig
+from lmjax.models.ernie import ErnieConfig
 from lmjax.models.gpt import GptConfig
 from lmjax.models.gpt1 import Gpt1Config
+from lmjax.models.roberta import RobertaConfig
 from lmjax.models.transformer import TransformerConfig
 from lmjax.run import RunConfig, prepare_data
 from lmjax.tasks.bilm import BilmConfig
@@ -53,12 +59,20 @@ def write_text(directory: Path, seed: int = 0, documents: int = 60) -> None:
     sentences = [line for document in lines for line in document.split("\n")]
     for side, texts in (("source", sentences), ("target", [text[::-1].title() for text in sentences])):
         (directory / f"{side}{seed}.txt").write_text("".join(f"{text}\n" for text in texts))
+    roles = ["query", "response"]
+    chats = [[{"role": roles[i % 2], "text": line} for i, line in enumerate(d.split("\n"))] for d in lines]
+    (directory / "chat.jsonl").write_text("\n".join(json.dumps({"turns": turns}) for turns in chats))
 
 
 def data(root: Path, kind: str, seed: int, vocab_size: int = 300) -> DataConfig:
     source = TextFiles((str(root / f"text{seed}.txt"),), documents="blank_line")
     tokenizer = TokenizerConfig(kind, vocab_size)  # type: ignore[arg-type]
     return DataConfig(str(root / f"store_{kind}{seed}"), source, tokenizer, heldout=0.2)
+
+
+def with_tokenizer_of(first: DataConfig, second: DataConfig) -> DataConfig:
+    """The second corpus, read with the vocabulary that was trained on the first."""
+    return replace(second, tokenizer=replace(first.tokenizer, kind="file", path=f"{first.store}/tokenizer"))
 
 
 def config(name: str, root: Path) -> RunConfig:
@@ -79,6 +93,28 @@ def config(name: str, root: Path) -> RunConfig:
                 Stage(until_step=60, batch_size=8, length=32),
             ),
             skips=((12, 3), (41, 2)),
+            **common,
+        )
+    if name == "ernie":
+        masking = [MaskingConfig(u, selection="ernie", max_predictions=0) for u in ("token", "entity")]
+        pairs = replace(data(root, "wordpiece", 0), boundaries=Boundaries())
+        turns = DataConfig(
+            str(root / "store_turns"), Dialogues((str(root / "chat.jsonl"),)), pairs.tokenizer, heldout=0.2
+        )
+        return RunConfig(
+            model=ErnieConfig(vocab_size=300, type_vocab_size=4, **SHAPE),
+            task=MlmConfig(duplicates=1, true_label=1, masking=masking[0]),
+            data=(WeightedData(pairs), WeightedData(with_tokenizer_of(pairs, turns))),
+            stages=tuple(Stage(6 * k, batch_size=8, length=32, masking=m) for k, m in enumerate(masking, 1)),
+            **common,
+        )
+    if name == "roberta":
+        masking = MaskingConfig(selection="roberta", max_predictions=0, random_from=4)
+        return RunConfig(
+            model=RobertaConfig(vocab_size=300, **SHAPE),
+            task=MlmConfig(input_format="full_sentences", next_sentence=False, masking=masking),
+            data=(WeightedData(data(root, "roberta_bpe", 0)),),
+            stages=(Stage(until_step=12, batch_size=8, length=32),),
             **common,
         )
     if name == "transformer":
@@ -126,15 +162,12 @@ def config(name: str, root: Path) -> RunConfig:
             skips=((7, 2),),
             **common | {"optim": OptimConfig("adagrad", peak_lr=0.2, weight_decay=0.0, decay="constant")},
         )
-    tokenizer = replace(
-        data(root, "byte_bpe", 0).tokenizer, kind="file", path=str(root / "store_byte_bpe0" / "tokenizer")
-    )
     return RunConfig(
         model=GptConfig(vocab_size=300, **SHAPE),
         task=ClmConfig(),
         data=(
             WeightedData(data(root, "byte_bpe", 0), 0.7),
-            WeightedData(replace(data(root, "byte_bpe", 1), tokenizer=tokenizer), 0.3),
+            WeightedData(with_tokenizer_of(data(root, "byte_bpe", 0), data(root, "byte_bpe", 1)), 0.3),
         ),
         stages=(Stage(until_step=60, batch_size=8, length=16, micro_batches=2),),
         **common,

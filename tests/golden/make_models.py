@@ -26,6 +26,8 @@ Record = dict[str, Any]
 ROWS, BATCHES, STEPS, SMOOTHING = 4, 5, 20, 0.1
 TINY_BERT = {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 TINY_BERT |= {"intermediate_size": 40, "max_position_embeddings": 14}
+TINY_ROBERTA = TINY_BERT | {"max_position_embeddings": 16, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+TINY_ERNIE = TINY_BERT | {"hidden_act": "relu", "layer_norm_eps": 1e-5}
 TINY_GPT = {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 40, "n_positions": 14}
 TINY_GPT |= {"bos_token_id": 60, "eos_token_id": 60}
 TINY_GPT1 = {k: v for k, v in TINY_GPT.items() if k != "n_inner"}  # which is 4 n_embd
@@ -46,10 +48,12 @@ BASE_MARIAN |= {f"{side}_ffn_dim": 2048 for side in ("encoder", "decoder")}
 # name: (config, row length, does it also train)
 GOLDEN = {
     "bert": (transformers.BertConfig(**TINY_BERT), 12, True),
+    "ernie": (transformers.ErnieConfig(**TINY_ERNIE), 12, True),
     "gpt2": (transformers.GPT2Config(**TINY_GPT), 12, True),
     "openai-gpt": (transformers.OpenAIGPTConfig(**TINY_GPT1), 12, True),
     "gpt_neo": (transformers.GPTNeoConfig(**TINY_NEO, window_size=3), 12, False),
     "marian": (transformers.MarianConfig(**TINY_MARIAN, activation_function="relu"), 12, True),
+    "roberta": (transformers.RobertaConfig(**TINY_ROBERTA), 12, True),
 }
 LIVE = {
     "bert-tiny": (
@@ -79,10 +83,24 @@ LIVE = {
         14,
         True,
     ),
+    "roberta-tiny": (
+        transformers.RobertaConfig(
+            **TINY_ROBERTA | {"vocab_size": 256, "hidden_size": 48, "num_attention_heads": 3, "num_hidden_layers": 3}
+        ),
+        14,
+        True,
+    ),
     "marian-tiny": (
         transformers.MarianConfig(
             **TINY_MARIAN | {"vocab_size": 300, "d_model": 48, "encoder_layers": 3, "decoder_layers": 3},
             activation_function="swish",
+        ),
+        14,
+        True,
+    ),
+    "ernie-tiny": (
+        transformers.ErnieConfig(
+            **TINY_ERNIE | {"vocab_size": 256, "hidden_size": 48, "num_attention_heads": 3, "type_vocab_size": 4}
         ),
         14,
         True,
@@ -93,6 +111,18 @@ LIVE = {
     "gpt2-small": (transformers.GPT2Config(), 64, False),
     "marian-base": (
         transformers.MarianConfig(**TINY_MARIAN | BASE_MARIAN, activation_function="relu"),
+        64,
+        False,
+    ),
+    "ernie-base": (
+        transformers.ErnieConfig(vocab_size=18000, max_position_embeddings=513, hidden_act="relu", layer_norm_eps=1e-5),
+        64,
+        False,
+    ),
+    "roberta-base": (  # transformers' defaults are not those of the released models
+        transformers.RobertaConfig(
+            vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5
+        ),
         64,
         False,
     ),
@@ -107,9 +137,17 @@ CLASSES = {  # each class that lmjax writes for
     "OpenAIGPTLMHeadModel": "openai-gpt",
     "OpenAIGPTModel": "openai-gpt",
     "MarianMTModel": "marian",
+    "ErnieForPreTraining": "ernie",
+    "ErnieForMaskedLM": "ernie",
+    "ErnieForNextSentencePrediction": "ernie",
+    "ErnieModel": "ernie",
+    "RobertaForMaskedLM": "roberta",
+    "RobertaModel": "roberta",
 }
+NORMS = ("LayerNorm.weight", "layer_norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")
 # Large enough that a decayed bias, an unclipped gradient or a shifted schedule is seen within a few steps.
 RECIPE = {"peak_lr": 0.01, "b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.1, "clip_norm": 1.0, "warmup": 5}
+RECIPES = {"roberta": RECIPE | {"clip_norm": 0.0, "no_decay": ""}}  # nothing is clipped, everything decayed
 
 
 NORMS = ("LayerNorm.weight", "layer_norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")
@@ -124,10 +162,12 @@ def random_model(config: Any, rng: np.random.Generator) -> torch.nn.Module:
     """A pretraining model whose every tensor is random, biases and LayerNorms too."""
     heads = {
         "bert": transformers.BertForPreTraining,
+        "ernie": transformers.ErnieForPreTraining,
         "gpt2": transformers.GPT2LMHeadModel,
         "openai-gpt": transformers.OpenAIGPTLMHeadModel,
         "gpt_neo": transformers.GPTNeoForCausalLM,
         "marian": transformers.MarianMTModel,
+        "roberta": transformers.RobertaForMaskedLM,
     }
     config.attn_implementation = "eager"
     for key in (
@@ -160,8 +200,9 @@ def random_batches(
     lengths = rng.integers(4, length + 1, (batches, rows, 1))
     lengths[:, 0] = length
     mask = np.arange(length) < lengths
-    # Not id 0: transformers gives a padding entry's embedding no gradient, wherever it stands.
-    tokens = np.where(mask, rng.integers(1, config.vocab_size, shape), 0)
+    # Not the padding's id: transformers gives its embedding no gradient, wherever it stands; RoBERTa no position.
+    pad = config.pad_token_id or 0
+    tokens = np.where(mask, rng.integers(pad + 1, config.vocab_size, shape), pad)
     if config.model_type == "marian":
         labels = rng.integers(1, config.vocab_size, (batches, rows, length - 3))
         longest = rng.integers(2, length - 2, (batches, rows, 1))
@@ -171,7 +212,8 @@ def random_batches(
         features = {"input_ids": tokens, "attention_mask": mask, "labels": np.where(mask, tokens, -100)}
     else:
         first_types = np.arange(length) >= rng.integers(1, lengths)
-        types = np.where(first_types & mask, rng.integers(1, config.type_vocab_size, (batches, rows, 1)), 0)
+        last_type = rng.integers(1, max(2, config.type_vocab_size), (batches, rows, 1))
+        types = np.where(first_types & mask, last_type, 0)
         # Position 0 always, so that each row predicts; the rest at random, so that rows predict unequal numbers.
         predicted = mask & ((rng.random(shape) < 0.2) | (np.arange(length) == 0))
         features = {
@@ -181,6 +223,8 @@ def random_batches(
             "labels": np.where(predicted, rng.integers(1, config.vocab_size, shape), -100),
             "next_sentence_label": rng.integers(0, 2, (batches, rows)),
         }
+        if config.model_type == "roberta":
+            del features["token_type_ids"], features["next_sentence_label"]
     return {name: x.astype(np.int32) for name, x in features.items()}
 
 
@@ -213,12 +257,12 @@ def record(model: torch.nn.Module, batches: dict[str, np.ndarray], train: bool) 
     loss.backward()
     found = {
         "config": model.config.to_json_string(use_diff=False),
-        "recipe": json.dumps(RECIPE),
+        "recipe": json.dumps(RECIPES.get(model.config.model_type, RECIPE)),
         "loss": loss.item(),
         **{f"batches/{name}": x for name, x in batches.items()},
         **{f"gradients/{name}": p.grad.numpy().copy() for name, p in trained(model).items()},
     }
-    if model.config.model_type == "bert":
+    if hasattr(outputs, "seq_relationship_logits"):
         logits = {"logits": outputs.prediction_logits, "next_sentence_logits": outputs.seq_relationship_logits}
     else:
         logits = {"logits": outputs.logits}
@@ -228,18 +272,20 @@ def record(model: torch.nn.Module, batches: dict[str, np.ndarray], train: bool) 
 
 def adamw(model: torch.nn.Module, batches: dict[str, np.ndarray]) -> np.ndarray:
     """The loss of each step, batches in turn: torch's AdamW and clipping, linear warm-up and decay."""
-    groups = [  # biases and LayerNorms, which have one axis, are not decayed
-        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
-        {"params": [p for p in model.parameters() if p.ndim > 1]},
+    recipe = RECIPES.get(model.config.model_type, RECIPE)
+    decayed = [p for p in model.parameters() if p.ndim > 1 or "no_decay" in recipe]
+    groups = [  # biases and LayerNorms, which have one axis, are not decayed by default
+        {"params": [p for p in model.parameters() if p.ndim == 1 and "no_decay" not in recipe], "weight_decay": 0.0},
+        {"params": decayed},
     ]
     optimizer = torch.optim.AdamW(
         groups,
-        RECIPE["peak_lr"],
-        betas=(RECIPE["b1"], RECIPE["b2"]),
-        eps=RECIPE["eps"],
-        weight_decay=RECIPE["weight_decay"],
+        recipe["peak_lr"],
+        betas=(recipe["b1"], recipe["b2"]),
+        eps=recipe["eps"],
+        weight_decay=recipe["weight_decay"],
     )
-    warmup = RECIPE["warmup"]
+    warmup = recipe["warmup"]
     rates = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, (STEPS - step) / (STEPS - warmup))
     )
@@ -248,7 +294,7 @@ def adamw(model: torch.nn.Module, batches: dict[str, np.ndarray]) -> np.ndarray:
         optimizer.zero_grad()
         _, loss = loss_of(model, {name: x[step % BATCHES] for name, x in batches.items()})
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), RECIPE["clip_norm"])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["clip_norm"] or float("inf"))
         optimizer.step()
         rates.step()
         losses.append(loss.item())

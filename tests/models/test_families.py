@@ -32,7 +32,8 @@ from tests.models.tiny import (
 
 pytestmark = pytest.mark.core
 
-CAUSAL = {"bert": False, "gpt2": True, "gpt3": True, "openai-gpt": True, "marian": True, "elmo": False}
+CAUSAL = {"bert": False, "ernie": False, "roberta": False, "elmo": False}
+CAUSAL |= dict.fromkeys(["gpt2", "gpt3", "openai-gpt", "marian"], True)
 UNCUT = {"gpt2-xl": "layers/attention/.*25"}  # presets whose heads two devices cannot share
 ROWS, LENGTH = 3, 12
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -113,6 +114,9 @@ COUNTS = {  # reference: the published checkpoints; {heads: trainable parameters
     "elmo-small": {(): 13_593_296},
     "elmo-medium": {(): 28_027_728},
     "elmo-original": {(): 93_600_848, ("bilm",): 93_600_848 + 407_050_623},
+    "ernie-1.0": {("pooler",): 99_866_112, ("mlm",): 99_885_648, ("mlm", "nsp"): 100_477_778},
+    "roberta-base": {(): 124_055_040, ("pooler",): 124_645_632, ("mlm",): 124_697_433},
+    "roberta-large": {(): 354_310_144, ("pooler",): 355_359_744, ("mlm",): 355_412_057},
 }
 
 

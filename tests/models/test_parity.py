@@ -42,7 +42,9 @@ class Reference(NamedTuple):
     def features(self, batch: int) -> dict[str, np.ndarray]:
         """One of the record's batches in lmjax's terms."""
         hf = {k: v[batch] for k, v in part(self.found, "batches/").items()}
-        return {"bert": mlm_features, "gpt2": clm_features, "marian": self._seq2seq_features}[self.family](hf)
+        if self.family == "marian":
+            return self._seq2seq_features(hf)
+        return mlm_features(hf) if "mlm" in self.model.heads else clm_features(hf)
 
     def _seq2seq_features(self, hf: Arrays) -> dict[str, np.ndarray]:
         labels, start = hf["labels"], np.full((len(hf["labels"]), 1), self.model.config.decoder_start_token_id)
@@ -64,14 +66,13 @@ def mlm_features(hf: Arrays) -> dict[str, np.ndarray]:
     labels = hf["labels"]
     positions = np.argsort(labels < 0, axis=-1, kind="stable").astype(np.int32)
     targets = np.take_along_axis(labels, positions, -1)
-    return {
+    names = {"token_type_ids": "token_type_ids", "next_sentence_labels": "next_sentence_label"}
+    return {ours: hf[theirs] for ours, theirs in names.items() if theirs in hf} | {
         "tokens": hf["input_ids"],
         "segment_ids": hf["attention_mask"],
-        "token_type_ids": hf["token_type_ids"],
         "mlm_positions": np.where(targets >= 0, positions, 0),
         "targets": np.maximum(targets, 0),
         "loss_weights": (targets >= 0).astype(np.float32),
-        "next_sentence_labels": hf["next_sentence_label"],
         "example_weights": np.ones(len(labels), np.float32),
     }
 
@@ -133,9 +134,10 @@ def on(*cases: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("reference", cases_, indirect=True)
 
 
-TRAINED = ("bert", "gpt2", "openai-gpt", "marian")
+TRAINED = ("bert", "ernie", "gpt2", "marian", "openai-gpt", "roberta")
 TINY = (*(f"golden/{family}" for family in TRAINED), *(f"live/{family}-tiny" for family in TRAINED))
-PUBLISHED = ("live/bert-base", "live/gpt2-small", "live/openai-gpt-base", "live/marian-base")
+PUBLISHED = ("bert-base", "ernie-base", "gpt2-small", "marian-base", "openai-gpt-base", "roberta-base")
+PUBLISHED = tuple(f"live/{name}" for name in PUBLISHED)
 
 
 def assert_logits(reference: Reference, atol: float) -> None:
@@ -149,7 +151,7 @@ def assert_logits(reference: Reference, atol: float) -> None:
         real = hf["labels"] >= 0
     outputs = lm(**inputs)
     np.testing.assert_allclose(outputs["logits"][real], reference.found["logits"][real], rtol=0, atol=atol)
-    if reference.family == "bert":
+    if "next_sentence_logits" in reference.found:
         theirs = reference.found["next_sentence_logits"]
         np.testing.assert_allclose(outputs["next_sentence_logits"], theirs, rtol=0, atol=atol)
 
@@ -274,12 +276,17 @@ WRITTEN = {
     ("bert", "mlm"): {"logits": "logits"},
     ("bert", "nsp"): {"next_sentence_logits": "logits"},
     ("bert", "pooler"): {"hidden": "last_hidden_state", "pooled": "pooler_output"},
+    ("ernie", "mlm", "nsp"): {"logits": "prediction_logits", "next_sentence_logits": "seq_relationship_logits"},
+    ("ernie", "mlm"): {"logits": "logits"},
+    ("ernie", "pooler"): {"hidden": "last_hidden_state", "pooled": "pooler_output"},
     ("gpt2", "clm"): {"logits": "logits"},
     ("gpt2",): {"hidden": "last_hidden_state"},
     ("openai-gpt", "clm"): {"logits": "logits"},
     ("openai-gpt",): {"hidden": "last_hidden_state"},
     ("marian", "seq2seq"): {"logits": "logits", "encoder_hidden": "encoder_last_hidden_state"},
     ("marian", "seq2seq", "output_bias"): {"logits": "logits"},
+    ("roberta", "mlm"): {"logits": "logits"},
+    ("roberta", "pooler"): {"hidden": "last_hidden_state", "pooled": "pooler_output"},
 }
 
 
@@ -288,13 +295,15 @@ def test_transformers_loads_what_lmjax_writes_and_back(run_peer, seed, tmp_path)
     print(f"LMJAX_PARITY_SEED={seed} repeats this")
     rng, order = np.random.default_rng(seed), np.arange(14)
     mask = (order < np.array([[14], [5], [9]])).astype(np.int32)  # GPT-2's is turned round: padding before a prompt
-    masks = {"bert": mask, "gpt2": mask[:, ::-1], "openai-gpt": mask[:, ::-1], "marian": mask}
-    tokens = {family: rng.integers(1, 61, mask.shape, np.int32) * masks[family] for family in masks}
-    types = rng.integers(0, 2, mask.shape, np.int32) * mask
+    families = {family for family, *_ in WRITTEN}
+    masks = {family: mask[:, ::-1] if family in ("gpt2", "openai-gpt") else mask for family in families}
+    pads = dict.fromkeys(families, 0) | {"roberta": 1}
+    tokens = {f: np.where(masks[f], rng.integers(2, 61, mask.shape), pads[f]).astype(np.int32) for f in families}
+    types = dict.fromkeys(families & {"bert", "ernie"}, rng.integers(0, 2, mask.shape, np.int32) * mask)
     positions = np.maximum(np.cumsum(masks["gpt2"], 1) - 1, 0)
     features = {f"{family}/input_ids": x for family, x in tokens.items()}
     features |= {f"{family}/attention_mask": x for family, x in masks.items()}
-    features |= {"bert/token_type_ids": types}
+    features |= {f"{family}/token_type_ids": x for family, x in types.items()}
     features |= {"gpt2/position_ids": positions, "openai-gpt/position_ids": positions}
     features["marian/decoder_input_ids"] = tokens["marian"][::-1]
     expected = {}
@@ -304,7 +313,7 @@ def test_transformers_loads_what_lmjax_writes_and_back(run_peer, seed, tmp_path)
         model, name = LanguageModel(cfg, tuple(heads), noisy(cfg, tuple(heads)), None), "-".join([family, *heads])
         model.save_hf(tmp_path / name)
         inputs = {"tokens": tokens[family], "attention_mask": masks[family]}
-        inputs |= {"token_type_ids": types} if family == "bert" else {}
+        inputs |= {"token_type_ids": types[family]} if family in types else {}
         if family == "marian":
             inputs = {"tokens": tokens[family][::-1], "encoder_tokens": tokens[family], "encoder_segment_ids": mask}
         outputs, again = model(**inputs), load(tmp_path / name)(**inputs)

@@ -27,6 +27,8 @@ RECIPES: dict[str, tuple[tuple[str, ...], Objective]] = {  # family: heads and o
     "openai-gpt": (("clm",), objectives.clm()),
     "marian": (("seq2seq",), objectives.seq2seq(0.1)),
     "elmo": (("bilm",), objectives.bilm(negatives=0)),
+    "ernie": (("mlm", "nsp"), objectives.mlm(next_sentence=True)),
+    "roberta": (("mlm",), objectives.mlm(next_sentence=False)),
 }
 # Families without attention and positions; what a generic test says of those does not speak of them.
 RECURRENT = {"elmo"}
@@ -111,7 +113,7 @@ def random_batch(family: str, rows: int, length: int, seed: int = 0) -> dict[str
         "segment_ids": real.astype(np.int32),
         "example_weights": (np.arange(rows) != 1).astype(np.float32),
     }
-    if family == "bert":
+    if "mlm" in RECIPES[family][0]:
         masked = 3
         batch |= {
             "token_type_ids": rng.integers(0, 2, (rows, length)).astype(np.int32),

@@ -1,0 +1,147 @@
+"""Chinese text as characters, with the words, phrases and entities that they belong to.
+
+Words are jieba's. A phrase, or an entity, is a run of whole words that stands in a word list; entities are also what an
+annotation file marks (see `annotated`), and those come first. Each level is found by itself: `masking` puts an entity
+before the phrases and words that it cuts across.
+
+Text in other scripts goes the same way: jieba keeps a run of Latin letters or digits together, so all its pieces are
+one word; punctuation marks are words of one character; spaces give no token.
+"""
+
+import functools
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from lmjax.data.annotated import ENTITY_BEGIN, ENTITY_END
+from lmjax.data.masking import LEVELS
+from lmjax.data.tokenizers import Tokenizer
+from lmjax.errors import UserError
+
+NONE = -1  # a character that belongs to no unit of a level
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """How units are found in Chinese text; needs jieba, `pip install lmjax[zh]`.
+
+    `phrases` and `entities`: files of words as THUOCL has them, a word, a tab and its frequency a line.
+    """
+
+    phrases: tuple[str, ...] = ()
+    entities: tuple[str, ...] = ()
+
+
+class Segmenter:
+    """Finds the units of sentences. Raises UserError without jieba, or where a list cannot be read."""
+
+    def __init__(self, cfg: Boundaries):
+        self._jieba = _jieba()
+        self._lists = {
+            "phrase": frozenset[str]().union(*map(read_word_list, cfg.phrases)),
+            "entity": frozenset[str]().union(*map(read_word_list, cfg.entities)),
+        }
+
+    def units(self, text: str, marked: Sequence[Span] = ()) -> np.ndarray:
+        """The number of each character's word, phrase and entity, int64 [3, characters]; `NONE` where it has none.
+
+        `marked`: spans of the text that are entities, whatever the lists say.
+        """
+        words = list(self._jieba.cut(text))
+        ends = np.cumsum([0, *map(len, words)]).tolist()
+        spans = {
+            "word": [(a, b) for word, a, b in zip(words, ends, ends[1:], strict=False) if not word.isspace()],
+            "phrase": listed_runs(words, ends, self._lists["phrase"]),
+            "entity": listed_runs(words, ends, self._lists["entity"]),
+        }
+        found = np.full((len(LEVELS), len(text)), NONE)
+        for level, name in enumerate(LEVELS):
+            for number, (a, b) in enumerate(spans[name]):
+                found[level, a:b] = number
+        entities = found[-1]
+        for number, (a, b) in enumerate(marked):
+            entities[np.isin(entities, entities[a:b][entities[a:b] != NONE])] = NONE  # none is left cut in two
+            entities[a:b] = len(text) + number
+        return found
+
+
+def encode(
+    sentences: Sequence[str], tokenizer: Tokenizer, table: np.ndarray, segmenter: Segmenter
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Ids and flags (uint8, see `store`) of each sentence, whose entities may be marked.
+
+    `table`: uint8 [vocabulary], 0 for special tokens, which belong to no unit.
+    """
+    plain, marked = zip(*map(take_marks, sentences), strict=True)
+    for text, spans, (ids, begins) in zip(plain, marked, tokenizer.encode_offsets(plain), strict=True):
+        units = segmenter.units(text, spans)[:, begins]
+        yield ids, np.where(table[ids] == 0, 0, flags_of(units)).astype(np.uint8)
+
+
+def flags_of(units: np.ndarray) -> np.ndarray:
+    """The bits of tokens whose units have these numbers, int64 [3, tokens]."""
+    flags = np.zeros(units.shape[1], np.uint8)
+    for numbers, (begins, inside) in zip(units, LEVELS.values(), strict=True):
+        first = np.diff(numbers, prepend=NONE) != 0
+        flags |= np.where(numbers == NONE, 0, np.where(first, begins, inside)).astype(np.uint8)
+    return flags
+
+
+def take_marks(sentence: str) -> tuple[str, list[Span]]:
+    """The sentence without the marks of `annotated`, and the spans between them."""
+    text, spans, begin = "", [], 0
+    for piece in re.split(f"([{ENTITY_BEGIN}{ENTITY_END}])", sentence):
+        if piece == ENTITY_BEGIN:
+            begin = len(text)
+        elif piece == ENTITY_END:
+            spans.append((begin, len(text)))
+        else:
+            text += piece
+    if sentence.rfind(ENTITY_BEGIN) > sentence.rfind(ENTITY_END):  # it goes on in the next sentence
+        spans.append((begin, len(text)))
+    return text, [(a, b) for a, b in spans if a < b]
+
+
+def listed_runs(words: Sequence[str], ends: Sequence[int], listed: frozenset[str]) -> list[Span]:
+    """Spans of the longest runs of whole words that are listed, from left to right; `ends`: where each word begins, and
+    the end."""
+    longest, spans, i = max(map(len, listed), default=0), [], 0
+    while i < len(words):
+        last = i
+        while last < len(words) and ends[last + 1] - ends[i] <= longest:
+            last += 1
+        j = next((j for j in range(last, i, -1) if "".join(words[i:j]) in listed), None)
+        if j is not None:
+            spans.append((ends[i], ends[j]))
+        i = j or i + 1
+    return spans
+
+
+def read_word_list(path: str) -> frozenset[str]:
+    """The words of a list in THUOCL's format, whatever its line ends; a byte order mark is dropped."""
+    file = epath.Path(path).expanduser()
+    try:
+        lines = file.read_bytes().decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the word list {file}: {error}") from None
+    return frozenset(word for line in lines if (word := line.split("\t")[0].strip()))
+
+
+@functools.cache
+def _jieba() -> Any:
+    try:
+        import jieba
+    except ImportError:
+        raise UserError("boundaries of Chinese words need jieba: pip install 'lmjax[zh]'") from None
+    jieba.setLogLevel("WARNING")
+    tokenizer: Any = jieba.Tokenizer()
+    with tempfile.TemporaryDirectory() as directory:
+        tokenizer.tmp_dir = directory  # it would keep its dictionary marshalled where anyone may write
+        tokenizer.initialize()
+    return tokenizer
