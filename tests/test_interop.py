@@ -16,7 +16,7 @@ from lmjax.errors import UserError
 from lmjax.models import MODELS
 from lmjax.train.checkpoint import Checkpoints
 from tests.models.tiny import forward
-from tests.tiny_runs import SENTENCES, bert_run, elmo_run, gpt1_run, gpt_run, tiny_tokenizer, transformer_run
+from tests.tiny_runs import SENTENCES, tiny_tokenizer, write_run
 
 TEXTS = [SENTENCES[0], "The dog", SENTENCES[3][:30]]
 PEER = Path(__file__).with_name("golden") / "auto_load.py"
@@ -26,11 +26,8 @@ PEER = Path(__file__).with_name("golden") / "auto_load.py"
 def runs(tmp_path_factory):
     """A run directory of each family."""
     folder = tmp_path_factory.mktemp("runs")
-    bert_run(folder / "bert")
-    gpt_run(folder / "gpt2")
-    gpt1_run(folder / "openai-gpt")
-    transformer_run(folder / "marian")
-    elmo_run(folder / "elmo")
+    for family in MODELS:
+        write_run(family, folder / family)
     return folder
 
 
@@ -350,14 +347,14 @@ def test_save_hf_never_overwrites_and_leaves_nothing_half(runs, tmp_path):
     (tmp_path / "empty").mkdir()
     lm.save_hf(tmp_path / "empty")
     assert (tmp_path / "empty" / "model.safetensors").exists()
-    bert_run(tmp_path / "concat", position_combine="concat")
+    write_run("bert", tmp_path / "concat", position_combine="concat")
     with pytest.raises(UserError, match="cannot be converted"):
         lmjax.load(tmp_path / "concat").save_hf(tmp_path / "none")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["concat", "empty", "full"]
 
 
 def test_how_it_was_trained_does_not_bind_its_use(tmp_path):
-    cfg = gpt_run(tmp_path / "run", attention="cudnn", remat="full")
+    cfg = write_run("gpt2", tmp_path / "run", attention="cudnn", remat="full")
     assert cfg.model.attention == "cudnn"
     lm = lmjax.load(tmp_path / "run")
     assert (lm.config.attention, lm.config.remat) == ("xla", "none")
@@ -365,7 +362,7 @@ def test_how_it_was_trained_does_not_bind_its_use(tmp_path):
 
 
 def test_a_run_is_still_being_written(tmp_path):
-    cfg = gpt_run(tmp_path / "run")
+    cfg = write_run("gpt2", tmp_path / "run")
     with Checkpoints(tmp_path / "run", cfg.checkpoint, cfg):  # its lock does not keep readers out
         assert lmjax.load(tmp_path / "run").heads == ("clm",)
 

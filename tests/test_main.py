@@ -12,7 +12,7 @@ import pytest
 
 from lmjax import commands
 from lmjax.errors import UserError
-from tests.tiny_runs import SENTENCES, bert_run, gpt_run, transformer_run
+from tests.tiny_runs import SENTENCES, write_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,9 +20,9 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    bert_run(folder / "bert")
-    gpt_run(folder / "gpt2")
-    transformer_run(folder / "marian")
+    write_run("bert", folder / "bert")
+    write_run("gpt2", folder / "gpt2")
+    write_run("marian", folder / "marian")
     return folder
 
 

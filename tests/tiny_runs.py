@@ -11,12 +11,8 @@ from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
 from lmjax.data.sources import TextFiles
 from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
+from lmjax.models import MODELS
 from lmjax.models.architecture import ModelConfig
-from lmjax.models.bert import BertConfig
-from lmjax.models.elmo import ElmoConfig
-from lmjax.models.gpt import GptConfig
-from lmjax.models.gpt1 import Gpt1Config
-from lmjax.models.transformer import TransformerConfig
 from lmjax.run import RunConfig
 from lmjax.tasks import make_task
 from lmjax.tasks.bilm import BilmConfig
@@ -24,7 +20,7 @@ from lmjax.tasks.pretraining import ClmConfig, MlmConfig
 from lmjax.tasks.translation import TranslationConfig
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.types import TrainState
-from tests.models.tiny import CONVERTIBLE, noisy
+from tests.models.tiny import CONVERTIBLE, SHAPES, noisy
 
 SENTENCES = [
     "The dog barked at the old postman, and the postman ran away.",
@@ -32,7 +28,8 @@ SENTENCES = [
     "Seventeen unbelievable elephants walked slowly into the river.",
     "Nobody knows why the elephants and the dog became friends.",
 ]
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SHAPE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SHAPE |= {"max_position_embeddings": 64}
 
 
 def tiny_tokenizer(kind: str) -> Tokenizer:
@@ -41,41 +38,24 @@ def tiny_tokenizer(kind: str) -> Tokenizer:
     return make_tokenizer(TokenizerConfig(kind, size), SENTENCES * 3)  # type: ignore[arg-type]
 
 
-def bert_run(directory: Path, **changes: Any) -> RunConfig:
-    """Steps 1 and 2 of a BERT, of which step 1 was best."""
-    tokenizer = tiny_tokenizer("wordpiece")
-    cfg = BertConfig(vocab_size=tokenizer.vocab_size, max_position_embeddings=64, **SHAPE, **changes)
-    return _write(directory, cfg, MlmConfig(), tokenizer)
+RUNS = {  # family: its tokenizer and its task
+    "bert": ("wordpiece", MlmConfig()),
+    "elmo": ("words", BilmConfig()),
+    "ernie": ("wordpiece", MlmConfig(true_label=1)),
+    "gpt2": ("byte_bpe", ClmConfig()),
+    "marian": ("sentencepiece", TranslationConfig()),
+    "openai-gpt": ("bpe", ClmConfig()),
+    "roberta": ("roberta_bpe", MlmConfig(input_format="full_sentences", next_sentence=False)),
+}
 
 
-def gpt_run(directory: Path, **changes: Any) -> RunConfig:
-    """The same of a GPT-2."""
-    tokenizer = tiny_tokenizer("byte_bpe")
-    cfg = GptConfig(vocab_size=tokenizer.vocab_size, max_position_embeddings=64, **SHAPE, **changes)
-    return _write(directory, cfg, ClmConfig(), tokenizer)
-
-
-def gpt1_run(directory: Path, **changes: Any) -> RunConfig:
-    """The same of a GPT-1."""
-    tokenizer = tiny_tokenizer("bpe")
-    shape = SHAPE | {"intermediate_size": 128}
-    cfg = Gpt1Config(vocab_size=tokenizer.vocab_size, max_position_embeddings=64, **shape, **changes)
-    return _write(directory, cfg, ClmConfig(), tokenizer)
-
-
-def transformer_run(directory: Path, **changes: Any) -> RunConfig:
-    """The same of a Transformer that Hugging Face has."""
-    tokenizer = tiny_tokenizer("sentencepiece")
-    cfg = TransformerConfig(vocab_size=tokenizer.vocab_size, **SHAPE, **CONVERTIBLE["marian"], **changes)
-    return _write(directory, cfg, TranslationConfig(), tokenizer)
-
-
-def elmo_run(directory: Path, **changes: Any) -> RunConfig:
-    """The same of an ELMo."""
-    tokenizer = tiny_tokenizer("words")
-    cnn = {"character_size": 4, "filters": ((1, 4), (2, 12), (3, 16)), "num_highways": 1}
-    size = {"vocab_size": tokenizer.vocab_size, "hidden_size": 32, "intermediate_size": 64}
-    return _write(directory, ElmoConfig(**size, **cnn, **changes), BilmConfig(), tokenizer)
+def write_run(family: str, directory: Path, **changes: Any) -> RunConfig:
+    """Steps 1 and 2 of a model that Hugging Face has, of which step 1 was best."""
+    kind, task = RUNS[family]
+    tokenizer = tiny_tokenizer(kind)
+    shape = SHAPE | SHAPES.get(family, {}) | CONVERTIBLE.get(family, {})
+    cfg = MODELS[family].config(vocab_size=tokenizer.vocab_size, **shape | changes)
+    return _write(directory, cfg, task, tokenizer)
 
 
 def _write(directory: Path, model: ModelConfig, task: Any, tokenizer: Tokenizer) -> RunConfig:

@@ -102,7 +102,7 @@ def check(cfg: ModelConfig, length: int) -> None:
         raise UserError(
             f"hidden_size {cfg.hidden_size} is not divisible by num_attention_heads {cfg.num_attention_heads}"
         )
-    if cfg.position_embedding != "learned" and cfg.hidden_size % 2:
+    if cfg.position_embedding.startswith("sinusoidal") and cfg.hidden_size % 2:
         raise UserError(f"hidden_size {cfg.hidden_size} is odd; sinusoidal positions come in pairs")
     if cfg.position_embedding == "learned" and length > cfg.max_position_embeddings:
         raise UserError(
@@ -119,7 +119,7 @@ def model_inputs(architecture: Architecture, batch: Mapping[str, Any]) -> dict[s
 def init_params(architecture: Architecture, cfg: ModelConfig, heads: tuple[str, ...], key: jax.Array) -> Params:
     """Fresh parameters, a nested dict of float32 arrays."""
     module = architecture.build(cfg, heads)
-    texts = [name for name in architecture.inputs if name.endswith("tokens")]
+    texts = [name for name in ("tokens", "encoder_tokens") if name in architecture.inputs]
     return module.init(key, **{name: jnp.zeros((1, 2), jnp.int32) for name in texts})["params"]
 
 

@@ -8,7 +8,7 @@ from lmjax.errors import UserError
 from lmjax.evals.embeddings import embed, save_embeddings, word_spans
 from lmjax.interop import LanguageModel, load
 from tests.models.tiny import noisy, tiny
-from tests.tiny_runs import SENTENCES, bert_run, gpt_run, tiny_tokenizer
+from tests.tiny_runs import SENTENCES, tiny_tokenizer, write_run
 
 TEXTS = ["The postman barked.", SENTENCES[1], "river"]
 
@@ -16,14 +16,14 @@ TEXTS = ["The postman barked.", SENTENCES[1], "river"]
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    bert_run(folder)
+    write_run("bert", folder)
     return load(folder)
 
 
 @pytest.fixture(scope="module")
 def gpt(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    gpt_run(folder)
+    write_run("gpt2", folder)
     return load(folder)
 
 

@@ -7,11 +7,11 @@ import pytest
 from lmjax.errors import UserError
 from lmjax.evals.masks import fill_masks
 from lmjax.interop import load
-from tests.tiny_runs import bert_run, gpt_run
+from tests.tiny_runs import write_run
 
 
 def test_the_likeliest_words_of_each_mask(tmp_path):
-    bert_run(tmp_path / "run")
+    write_run("bert", tmp_path / "run")
     lm = load(tmp_path / "run")
     text = "The [MASK] barked at the [MASK]."
     filled = fill_masks(lm, text, top=3)
@@ -26,8 +26,8 @@ def test_the_likeliest_words_of_each_mask(tmp_path):
 
 
 def test_nothing_to_fill(tmp_path):
-    bert_run(tmp_path / "bert")
-    gpt_run(tmp_path / "gpt2")
+    write_run("bert", tmp_path / "bert")
+    write_run("gpt2", tmp_path / "gpt2")
     with pytest.raises(UserError, match=r"no mask; write \[MASK\]"):
         fill_masks(load(tmp_path / "bert"), "The dog")
     with pytest.raises(UserError, match="does not predict masked tokens"):
