@@ -20,7 +20,7 @@ from lmjax.tasks.pretraining import ClmConfig, MlmConfig
 from lmjax.tasks.translation import TranslationConfig
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.types import TrainState
-from tests.models.tiny import CONVERTIBLE, SHAPES, noisy
+from tests.models.tiny import CONVERTIBLE, RECURRENT, SHAPES, noisy
 
 SENTENCES = [
     "The dog barked at the old postman, and the postman ran away.",
@@ -28,8 +28,8 @@ SENTENCES = [
     "Seventeen unbelievable elephants walked slowly into the river.",
     "Nobody knows why the elephants and the dog became friends.",
 ]
-SHAPE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-SHAPE |= {"max_position_embeddings": 64}
+SHAPE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+ATTENTION = {"num_attention_heads": 4, "max_position_embeddings": 64}
 
 
 def tiny_tokenizer(kind: str) -> Tokenizer:
@@ -53,7 +53,7 @@ def write_run(family: str, directory: Path, **changes: Any) -> RunConfig:
     """Steps 1 and 2 of a model that Hugging Face has, of which step 1 was best."""
     kind, task = RUNS[family]
     tokenizer = tiny_tokenizer(kind)
-    shape = SHAPE | SHAPES.get(family, {}) | CONVERTIBLE.get(family, {})
+    shape = SHAPE | ({} if family in RECURRENT else ATTENTION) | SHAPES.get(family, {}) | CONVERTIBLE.get(family, {})
     cfg = MODELS[family].config(vocab_size=tokenizer.vocab_size, **shape | changes)
     return _write(directory, cfg, task, tokenizer)
 

@@ -115,7 +115,7 @@ class Encoder(nn.Module):
         words = Embedding(cfg.padded_vocab_size, cfg.hidden_size, padded(table, cfg.vocab_size), name="word_embeddings")
         types = Embedding(cfg.type_vocab_size, cfg.hidden_size, init, name="token_type_embeddings")
         positions = _positions(cfg, tokens, segment_ids, positions)
-        x_BLD = PositionEmbedding(cfg, table, cfg.position_offset, name="positions")(words(tokens), positions)
+        x_BLD = PositionEmbedding(cfg, table, offset=cfg.position_offset, name="positions")(words(tokens), positions)
         x_BLD = x_BLD + types(jnp.zeros_like(tokens) if token_type_ids is None else token_type_ids)
         x_BLD = LayerNorm(cfg.layer_norm_eps, name="embeddings_norm")(x_BLD).astype(cfg.dtype)
         x_BLD = embedded_BLD = hold_batch(Dropout(cfg.hidden_dropout, train)(x_BLD))
