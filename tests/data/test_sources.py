@@ -143,7 +143,7 @@ def test_bad_json_lines(tmp_path, line, complaint):
 
 
 def test_a_source_that_is_none():
-    assert "choose Docs, TextFiles, Jsonl, Annotated, Dialogues or Tfds" in message(SourceConfig())
+    assert "choose Docs, TextFiles, Jsonl, ParallelText, Annotated, Dialogues or Tfds" in message(SourceConfig())
 
 
 @pytest.mark.parametrize(

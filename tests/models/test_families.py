@@ -305,14 +305,16 @@ def test_remat_and_unrolling_trade_memory_and_no_values(family, changes):
     assert loss == pytest.approx(float(wanted), rel=1e-6)
     difference = optax.tree.norm(jax.tree.map(jnp.subtract, found, gradients))
     assert difference < 1e-5 * optax.tree.norm(gradients)
-    assert less < 0.6 * memory or family in RECURRENT
+    assert less < 0.65 * memory or family in RECURRENT  # GELU keeps but its input anyway
 
 
 @each_family
 def test_rows_that_pad_the_vocabulary_learn_nothing(family):
     _, gradients, _ = _loss_and_gradients(family)
-    rows = [row for row in MODELS[family].weights(tiny(family)) if row.vocabulary]
-    for table in (weights.flatten(gradients)[row.paths[0]] for row in rows):
+    gradients = weights.flatten(gradients)
+    paths = {row.paths[0] for row in FAMILIES[family].weights(tiny(family)) if row.vocabulary} & gradients.keys()
+    assert paths
+    for table in (gradients[path] for path in paths):
         assert (table[VOCAB:] == 0).all()
         assert np.abs(table[:VOCAB]).max() > 0
 

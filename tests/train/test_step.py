@@ -255,4 +255,4 @@ def bare_losses():
 def test_a_mesh_changes_no_loss(family, sizes, bare_losses):
     losses = _losses(family, sizes)
     np.testing.assert_allclose(losses, bare_losses[family], rtol=1e-5)
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]  # it trains
