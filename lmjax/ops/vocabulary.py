@@ -95,22 +95,36 @@ def _scaled_logits(options: _Options, hidden_BTD: Array, table_VD: Array, bias_V
     return jnp.where(_columns(table_VD) < options.vocab_size, logits, -jnp.inf)
 
 
+def _summed(table_VD: Array, bias_V: Array, real_V: Array) -> tuple[Array, Array]:
+    """The sum of the table's true rows, float32 [1, D], and of their biases, [1]."""
+    rows = jnp.where(real_V[:, None], table_VD, 0).sum(0, dtype=jnp.float32)
+    return rows[None], jnp.where(real_V, bias_V, 0).sum(keepdims=True)
+
+
 def _block_statistics(
-    options: _Options, keep: bool, table_VD: Array, bias_V: Array, block: tuple[Array, Array]
+    options: _Options,
+    keep: bool,
+    table_VD: Array,
+    bias_V: Array,
+    summed: tuple[Array, Array],
+    block: tuple[Array, Array],
 ) -> tuple[tuple[Array, ...], Array | None]:
     hidden_BTD, targets_BT = block
     logits = _scaled_logits(options, hidden_BTD, table_VD, bias_V)
-    real = _columns(table_VD) < options.vocab_size
     largest = jnp.max(logits, -1)
     largest = largest if current_mesh() is None else lax.pmax(largest, "tensor")
     exponentials = jnp.exp(logits - largest[..., None])
-    is_target = _columns(table_VD) == targets_BT[..., None]
+    place = targets_BT - _columns(table_VD)[0, 0, 0]
+    here = (place >= 0) & (place < table_VD.shape[0])
+    target = jnp.take_along_axis(logits, jnp.where(here, place, 0)[..., None], -1)[..., 0]
     sums = [
         jnp.sum(exponentials, -1),
-        jnp.sum(jnp.where(is_target, logits, 0), -1),
-        jnp.sum(jnp.where(real, logits, 0), -1),
+        jnp.where(here, target, 0),
+        # The sum of products is the product with the sum: no pass over the block.
+        _logits(hidden_BTD.astype(jnp.float32), *summed)[..., 0] / options.temperature,
     ]
     if options.entropy:
+        real = _columns(table_VD) < options.vocab_size
         sums.append(jnp.sum(jnp.where(real, exponentials * logits, 0), -1))
     normalizer, target, sum_logits, *rest = _sum(jnp.stack(sums), "tensor")
     log_normalizer = jnp.log(normalizer) + largest
@@ -171,7 +185,8 @@ def _forward_pass(
     options: _Options, keep: bool, hidden_BLD: Array, table_VD: Array, bias_V: Array, targets_BL: Array
 ) -> tuple[tuple[Array, ...], Array | None]:
     blocks = _blocks(targets_BL.shape[0], targets_BL.shape[1], table_VD.shape[0])
-    one = partial(_block_statistics, options, keep, table_VD, bias_V)
+    summed = _summed(table_VD, bias_V, _columns(table_VD)[0, 0] < options.vocab_size)
+    one = partial(_block_statistics, options, keep, table_VD, bias_V, summed)
     return jax.tree.map(_join, lax.map(one, (_cut(hidden_BLD, blocks), _cut(targets_BL, blocks))))
 
 

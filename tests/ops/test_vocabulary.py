@@ -97,7 +97,7 @@ def test_without_a_bias(monkeypatch):
     found = jax.jit(lambda *a: VocabLogits(*a, None, VOCAB).statistics(targets))(hidden, table)
     wanted = jax.jit(partial(_by_dense, temperature=1.0, entropy=False))(hidden, table, 0 * bias, targets)
     for ours, theirs in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-5)  # sums of 200 logits that cancel
 
 
 def test_bfloat16_stays_close(monkeypatch):
