@@ -3,9 +3,9 @@
 Command:   python run_pretrain.py configs/tiny/gpt2_files.py --directory runs/mine --data.0.data.store stores/mine \\
                --data.0.data.source.paths 'texts/*.txt'
 
-Result:    at 400 steps, on the 53 novels of english_novels: held-out loss 5.087 (unigram 6.656), perplexity 162, accuracy
-           0.150 (0.051); on WikiText-2's validation articles, a tenth held out: 5.274 (6.857), 195, 0.152 (0.045). 8 minutes
-           each on one core of an AMD EPYC (family 25).
+Result:    at 400 steps, on the 53 novels of english_novels: held-out loss 5.087 (unigram 6.656), perplexity 162,
+           accuracy 0.150 (0.051); on WikiText-2's validation articles, a tenth held out: 5.274 (6.857), 195, 0.152
+           (0.045). 8 minutes each on one core of an AMD EPYC (family 25).
 
 A document is a file, and sentences are split by rule; for other texts see `--data.0.data.source.documents`
 (blank_line, line, or regex with `--data.0.data.source.pattern`) and `--data.0.data.sentences` (line where each line is
