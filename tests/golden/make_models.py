@@ -7,9 +7,11 @@ Runs among the peers (.venv-parity).
     make_models.py IN OUT read FOLDER...    the outputs of saved models for IN's FAMILY/FEATURE
 
 A record of a model holds its `config`, `weights/NAME`, `batches/FEATURE` [batches, rows, length]; for the first batch
-the logits, the loss and `gradients/NAME`; and the `losses` of AdamW steps by `recipe`.
+the logits, the loss and `gradients/NAME`; and the `losses` of AdamW steps by `recipe`. Fresh models with ReLUs are
+differentiated and trained with GELUs instead, and so says their `config`; only their logits are of ReLUs.
 """
 
+import copy
 import json
 import sys
 import tempfile
@@ -150,9 +152,6 @@ RECIPE = {"peak_lr": 0.01, "b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0
 RECIPES = {"roberta": RECIPE | {"clip_norm": 0.0, "no_decay": ""}}  # nothing is clipped, everything decayed
 
 
-NORMS = ("LayerNorm.weight", "layer_norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")
-
-
 def trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The model's parameters, without fixed ones (Marian's positions)."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -251,9 +250,25 @@ def random_case(config: Any, length: int, train: bool, seed: int) -> tuple[torch
     return random_model(config, rng), random_batches(config, rows, length, batches, rng)
 
 
-def record(model: torch.nn.Module, batches: dict[str, np.ndarray], train: bool) -> Record:
+def smooth(model: Any) -> Any:
+    """The same weights with GELUs for ReLUs. Of millions of ReLUs some stand nearer to 0 than float32 rounds: whether
+    they are open is chance, and torch's own gradients in float32 and float64 then differ by up to 1e-3 of a tensor."""
+    config = copy.deepcopy(model.config)
+    key = next(key for key in ("hidden_act", "activation_function", "afn") if hasattr(config, key))
+    if getattr(config, key) != "relu":
+        return model
+    setattr(config, key, "gelu")
+    made = type(model)(config)
+    made.load_state_dict(model.state_dict())
+    return made
+
+
+def record(model: Any, batches: dict[str, np.ndarray], train: bool, fresh: bool = False) -> Record:
     """What is written down about a model, but for its weights; the model is trained on the way."""
-    outputs, loss = loss_of(model, {name: x[0] for name, x in batches.items()})
+    first = {name: x[0] for name, x in batches.items()}
+    outputs, loss = loss_of(model, first)
+    if fresh and (made := smooth(model)) is not model:
+        model, (_, loss) = made, loss_of(made, first)
     loss.backward()
     found = {
         "config": model.config.to_json_string(use_diff=False),
@@ -307,7 +322,7 @@ def make(seed: int, folder: Path) -> Record:
     for number, (case, (config, length, train)) in enumerate(LIVE.items()):
         model, batches = random_case(config, length, train, seed + number)
         model.save_pretrained(folder / case)
-        made = record(model, batches, train)
+        made = record(model, batches, train, fresh=True)
         gradients = {k: torch.from_numpy(made.pop(k)) for k in list(made) if k.startswith("gradients/")}
         save_file(gradients, folder / case / "gradients.safetensors")
         found |= {f"{case}/{k}": v for k, v in made.items()}
