@@ -58,7 +58,11 @@ def start(root: Path, run: Path, processes: int, *, stdout: str = "stdout") -> l
     flags += " ".join(f"--{name}={str(value).lower()}" for name, value in QUICKLY.items())
     started = []
     for index in range(processes):
-        cluster = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes), "JAX_PROCESS_ID": str(index)}
+        cluster = {
+            "JAX_COORDINATOR_ADDRESS": address,
+            "JAX_NUM_PROCESSES": str(processes),
+            "JAX_PROCESS_ID": str(index),
+        }
         environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)} | (cluster if processes > 1 else {})
         with (root / f"out{index}").open("ab") as out, (root / f"err{index}").open("ab") as err:
             started.append(subprocess.Popen(command, env=environment, stdout=out, stderr=err))
