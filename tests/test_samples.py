@@ -15,7 +15,6 @@ from lmjax.samples import heldout_sentences, write_samples
 from lmjax.train.loop import train
 from tests.end_to_end import tiny
 
-
 STAGES = {"transformer": Stage(until_step=1, batch_size=8, length=64), "elmo": Stage(1, batch_size=8, length=6)}
 
 

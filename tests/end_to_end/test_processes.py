@@ -3,15 +3,12 @@ same bits after both were killed."""
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-
-import pytest
 
 from lmjax.config import from_stored
 from lmjax.run import RunConfig
@@ -112,3 +109,30 @@ def test_bad_input_ends_every_process_with_one_line(tmp_path: Path) -> None:
         line = (tmp_path / f"err{index}").read_text()
         assert line.count("\n") == 1
         assert f"no file {tmp_path / 'text0.txt'}" in line
+
+
+CASES = [("host:1", "", ""), ("", "2", "0"), ("host", "2", "0"), ("host:1", "two", "0"), ("host:1", "2", "2")]
+REFUSED = """
+import os, sys
+from lmjax.errors import UserError
+from lmjax.parallel import CLUSTER, initialize_distributed
+for case in {cases}:
+    os.environ.update(zip(CLUSTER, case))
+    try:
+        initialize_distributed()
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_cluster_that_is_named_in_part_is_refused() -> None:
+    """And is never taken for a cluster of one."""
+    command = [sys.executable, "-c", REFUSED.format(cases=CASES)]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(lines) == len(CASES)
+    assert lines[0] == (
+        "JAX_COORDINATOR_ADDRESS=host:1: Number of processes must be defined. "
+        "Set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID, or none of them"
+    )
+    for line, what in zip(lines[1:], ("coordinator_address", "HOST:PORT", "two", "process_id"), strict=True):
+        assert what in line
