@@ -30,7 +30,7 @@ SIZES = {  # config: its preset, or its parameters; elements of optimizer state 
     "gpt3_small": ("gpt3-small", 2),
     "gpt3_13b": ("gpt3-13b", 2),
     "gpt3_175b": ("gpt3-175b", 2),
-    "multi30k": (4_715_520, 2),
+    "multi30k": (4_710_400, 2),
     "roberta_base": ("roberta-base", 2),
     "roberta_large": ("roberta-large", 2),
     "transformer_base": ("transformer-base", 2),
