@@ -36,7 +36,7 @@ def config():
     return replace(
         cfg,
         model=replace(cfg.model, num_hidden_layers=1),
-        stages=(Stage(until_step=8, batch_size=16, length=32, micro_batches=2, ramp_from=8),),
+        stages=(Stage(until_step=8, batch_size=16, length=32),),
         skips=(),
         mesh=MeshConfig(data=1, fsdp=2),
         evaluation=EvalConfig(every=4, rows=24),
@@ -45,7 +45,7 @@ def config():
 """
 
 
-def start(root: Path, run: Path, processes: int, *, stdout: str = "stdout") -> list[subprocess.Popen[bytes]]:
+def start(root: Path, run: Path, processes: int) -> list[subprocess.Popen[bytes]]:
     """What a user types, in each process; two devices in all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -118,7 +118,9 @@ import os, sys
 from lmjax.errors import UserError
 from lmjax.parallel import CLUSTER, initialize_distributed
 for case in {cases}:
-    os.environ.update(zip(CLUSTER, case))
+    for name, value in zip(CLUSTER, case):
+        os.environ.pop(name, None)
+        os.environ.update({{name: value}} if value else {{}})
     try:
         initialize_distributed()
     except UserError as error:
