@@ -1,10 +1,12 @@
 """What a run refuses to begin with: one line that names what, where and the mend; nothing written."""
 
 import json
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -15,8 +17,7 @@ from lmjax.parallel import MeshConfig
 from lmjax.run import RunConfig, prepare_data
 from lmjax.tasks.bilm import BilmConfig
 from lmjax.train.assemble import assemble
-from lmjax.train.loop import train
-from lmjax.train.optim import OptimConfig
+from lmjax.train.loop import _give_up_if_stuck, train
 from tests.end_to_end import tiny
 
 
@@ -73,17 +74,17 @@ def test_data_that_does_not_belong_together(prepared: RunConfig, tmp_path: Path)
 
 def test_special_tokens_that_are_not_the_tokenizers(tmp_path: Path) -> None:
     tiny.write_text(tmp_path)
-    cfg = tiny.config("transformer", tmp_path)
+    cfg = replace(tiny.config("transformer", tmp_path), stages=(Stage(until_step=2, batch_size=8, length=64),))
     prepare_data(cfg)
     for field in ("eos_token_id", "decoder_start_token_id"):
         refused(f"model.{field} is 7, but the tokenizer's is", cfg, model=replace(cfg.model, **{field: 7}))
 
 
-def test_a_run_that_stays_not_finite_gives_up(prepared: RunConfig, tmp_path: Path) -> None:
-    """The first update, of an infinite rate, leaves nothing finite; ten steps later that is enough."""
-    cfg = replace(prepared, directory=str(tmp_path / "run"), optim=OptimConfig(peak_lr=float("inf"), warmup=0))
+def test_ten_bad_steps_in_a_row_end_a_run(prepared: RunConfig) -> None:
+    for skipped in ([1] * 9, [1] * 9 + [0], [0] + [1] * 9):
+        _give_up_if_stuck(deque(skipped), 11, prepared)
     with pytest.raises(UserError, match="the last 10 steps up to 11 had no finite gradient and changed nothing"):
-        train(replace(cfg, stages=(replace(cfg.stages[0], until_step=20),)))
+        _give_up_if_stuck(deque(map(jnp.int32, [1] * 10)), 11, prepared)
 
 
 def test_a_directory_of_another_run_or_schema(prepared: RunConfig, tmp_path: Path) -> None:
