@@ -36,7 +36,7 @@ def config():
     return replace(
         cfg,
         model=replace(cfg.model, num_hidden_layers=1),
-        stages=(Stage(until_step=8, batch_size=16, length=32),),
+        stages=(Stage(until_step=8, batch_size=16, length=32, micro_batches=2, ramp_from=8),),
         skips=(),
         mesh=MeshConfig(data=1, fsdp=2),
         evaluation=EvalConfig(every=4, rows=24),
