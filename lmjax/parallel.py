@@ -42,7 +42,8 @@ def initialize_distributed() -> None:
         address, *numbers = (given.get(name) for name in CLUSTER)
         if address and not re.fullmatch(r".+:\d+", address):
             raise ValueError("the address is HOST:PORT of process 0.")
-        jax.distributed.initialize(address, *(int(number) if number else None for number in numbers))
+        processes, process = (int(number) if number else None for number in numbers)
+        jax.distributed.initialize(address, processes, process)
     except ValueError as error:
         if given:
             values = " ".join(f"{name}={value}" for name, value in given.items())
