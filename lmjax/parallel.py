@@ -4,7 +4,10 @@ Parameters are placed by rules that stand beside each model: pairs of a path reg
 axes of one layer; a leaf under `layers` carries a leading layer axis, which is never cut.
 """
 
+import itertools
+import json
 import math
+import os
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed  # its client has no public name
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -20,19 +24,62 @@ from lmjax.errors import UserError
 from lmjax.types import Array
 
 BATCH_AXES = ("data", "fsdp")
+CLUSTER = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")  # the first is JAX's own
+WEEK = 7 * 24 * 3600 * 1000  # in milliseconds
+_CALLS = itertools.count()
 Rules = Sequence[tuple[str, P]]
 
 
 def initialize_distributed() -> None:
-    """Joins the processes of a cluster that JAX detects (TPU pods, SLURM, Kubernetes, Open MPI), or makes this process
-    a cluster of one: notices of preemption need that. For entry points, first thing; never for library code."""
+    """Joins the processes that CLUSTER names or that JAX detects (TPU pods, SLURM, Kubernetes, Open MPI), or makes this
+    process a cluster of one: notices of preemption need that. For entry points, first thing; never for library code.
+
+    Raises:
+      UserError: CLUSTER is set in part, or to what cannot be.
+    """
+    given = {name: value for name in CLUSTER if (value := os.environ.get(name))}
     try:
-        jax.distributed.initialize()
-    except ValueError:  # no cluster found
-        with socket.socket() as free:
+        address, *numbers = (given.get(name) for name in CLUSTER)
+        if address and not re.fullmatch(r".+:\d+", address):
+            raise ValueError("the address is HOST:PORT of process 0.")
+        processes, process = (int(number) if number else None for number in numbers)
+        jax.distributed.initialize(address, processes, process)
+    except ValueError as error:
+        if given:
+            values = " ".join(f"{name}={value}" for name, value in given.items())
+            raise UserError(f"{values}: {error} Set {', '.join(CLUSTER)}, or none of them") from None
+        with socket.socket() as free:  # no cluster found
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
+        jax.config.update("jax_cpu_collectives_implementation", None)  # gloo, the default, prints to stdout
         jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=1, process_id=0)
+
+
+def on_first_process(work: Callable[[], str | None]) -> str:
+    """What `work` returns on process 0 ("" for None), on every process; the others wait for it, however long it takes.
+
+    Every process must call it. It goes over the coordination service: a collective of devices would give up waiting
+    (on CPUs after 30 s).
+
+    Raises:
+      UserError: `work` raised it; on the other processes for any other error, too.
+    """
+    if jax.process_count() == 1:
+        return work() or ""
+    client, key = distributed.global_state.client, f"lmjax/{next(_CALLS)}"
+    assert client
+    if jax.process_index() > 0:
+        failed, said = json.loads(client.blocking_key_value_get(key, WEEK))
+        if failed:
+            raise UserError(said)
+        return said
+    try:
+        said = work() or ""
+    except Exception as error:
+        client.key_value_set(key, json.dumps((True, str(error))))
+        raise
+    client.key_value_set(key, json.dumps((False, said)))
+    return said
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 from etils import epath
-from jax.experimental import multihost_utils
 
+from lmjax.parallel import on_first_process
 from lmjax.report import report
 from lmjax.run import RunConfig, prepare_data
 from lmjax.samples import write_samples
@@ -20,9 +20,7 @@ def pretrain(cfg: RunConfig) -> None:
     baselines, samples, and where the report is."""
     check_same_meaning(cfg.directory, cfg)
     assemble(cfg)  # a bad config is refused before minutes go into data
-    if jax.process_index() == 0:
-        prepare_data(cfg)
-    multihost_utils.sync_global_devices("data prepared")
+    on_first_process(lambda: prepare_data(cfg))
     train(cfg)
     if jax.process_index() == 0:
         samples = write_samples(cfg)

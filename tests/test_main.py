@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from lmjax import commands
+from lmjax.data.store import Store
 from lmjax.errors import UserError
+from tests.end_to_end import tiny
+from tests.end_to_end.test_command import CONFIG
 from tests.tiny_runs import SENTENCES, write_run
 
 ROOT = Path(__file__).parents[1]
@@ -120,7 +123,11 @@ def test_help_lists_the_verbs(verb):
     assert {line.split()[0] for line in verb()[2:]} == set(commands.VERBS)
 
 
-def test_prepare_reads_a_config(tmp_path):
+def test_prepare_makes_the_store_of_a_config(tmp_path):
+    tiny.write_text(tmp_path)
+    (tmp_path / "config.py").write_text(CONFIG.format(root=tmp_path))
+    commands.run(["prepare", str(tmp_path / "config.py"), "--data.0.data.store", str(tmp_path / "store")])
+    assert Store.open(str(tmp_path / "store")).tokenizer.vocab_size == 300
     with pytest.raises(UserError, match="no config file"):
         commands.run(["prepare", str(tmp_path / "none.py")])
 
@@ -143,6 +150,13 @@ def test_complaints_are_one_line(arguments, complaint, monkeypatch, tmp_path):
     with pytest.raises(UserError, match=complaint):
         commands.run(arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_translations_need_as_many_references(tmp_path):
+    for name, text in {"texts": "a\nb\n", "references": "a\n"}.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match="2 lines to translate and 1 references; give one for each"):
+        commands.run(["translate", "RUN", "--input", f"{tmp_path}/texts", "--reference", f"{tmp_path}/references"])
 
 
 def test_a_whole_process_is_quiet_and_fails_with_one_line(runs, tmp_path):

@@ -1,5 +1,6 @@
-"""Samples of a model that has learned nothing: their form, and that they are the store's own held-out sentences."""
+"""Samples of a model that has learned nothing: they are the store's own held-out sentences, and what the model says."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,39 +9,84 @@ import pytest
 
 from lmjax.data.schedule import Stage
 from lmjax.data.store import Store
+from lmjax.interop import LanguageModel, load
 from lmjax.run import prepare_data
 from lmjax.samples import heldout_sentences, write_samples
 from lmjax.train.loop import train
 from tests.end_to_end import tiny
 
+STAGES = {"transformer": Stage(until_step=1, batch_size=8, length=64), "elmo": Stage(1, batch_size=8, length=6)}
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "transformer"])
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "transformer", "elmo"])
 def test_a_run_shows_five_held_out_sentences(name: str, tmp_path: Path) -> None:
     for seed in (0, 1):
         tiny.write_text(tmp_path, seed)
-    cfg = replace(
-        tiny.config(name, tmp_path),
-        stages=(Stage(until_step=1, batch_size=8, length=64 if name == "transformer" else 32),),
-        skips=(),
-    )
+    stage = STAGES.get(name, Stage(until_step=1, batch_size=8, length=32))
+    cfg = replace(tiny.config(name, tmp_path), stages=(stage,), skips=())
     prepare_data(cfg)
     train(cfg)
     (sample,) = write_samples(cfg)
+    assert json.loads((Path(cfg.directory) / "samples.json").read_text()) == [sample]
     assert len(sample["rows"]) == 5
-    text = "".join((tmp_path / name).read_text() for name in ("text0.txt", "text1.txt", "target0.txt"))
-    for beginning, *rest in sample["rows"]:
-        if name == "bert":
-            word, guesses = rest
-            assert beginning.count("[MASK]") == 1
-            assert guesses.count("%") == 3
-            whole = beginning.replace("[MASK]", word.removeprefix("##")).replace(" ", "")
-            assert whole in text.replace(" ", "")
-        elif name == "transformer":
-            assert beginning in text
-            assert rest[1] in text
-        else:
-            assert beginning.strip() in text
-            assert rest[0]
+    lm, store = load(cfg.directory), Store.open(cfg.data[0].data.store)
+    sentences = heldout_sentences(store, 5) if name != "transformer" else pairs(store, "heldout")
+    for ids, row in zip(sentences, sample["rows"], strict=name != "transformer"):
+        CHECKS[name](lm, ids, *row)
+    if name == "transformer":
+        shown = {row[0] for row in sample["rows"]}
+        sources = [{lm.tokenizer.decode(ids).strip() for ids in pairs(store, side)} for side in ("heldout", "train")]
+        assert shown <= sources[0]
+        assert not shown & sources[1]
+
+
+def pairs(store: Store, side: str) -> list[np.ndarray]:
+    """The source of each pair, token ids."""
+    split = store.split(side)
+    starts = split.sentence_starts[:]
+    return [split.tokens[starts[i] : starts[i + 1]] for i in split.document_starts[:-1]]
+
+
+def guesses(lm: LanguageModel, logits: np.ndarray) -> str:
+    """The three likeliest tokens as a sample shows them."""
+    shares = np.exp(logits.astype(np.float64))
+    best = sorted(range(lm.tokenizer.vocab_size), key=lambda i: -logits[i])[:3]
+    return ", ".join(f"{lm.tokenizer.token(i)} {shares[i] / shares.sum():.0%}" for i in best)
+
+
+def check_bert(lm: LanguageModel, ids: list[int], text: str, word: str, shown: str) -> None:
+    """What the model says at the place of the mask, of all its logits, without seeing the word."""
+    tokenizer, found = lm.tokenizer, set()
+    assert text.count("[MASK]") == 1
+    assert text.replace("[MASK]", word.removeprefix("##")).replace(" ", "") == tokenizer.decode(ids).replace(" ", "")
+    for place in (i for i, token in enumerate(ids) if tokenizer.token(token) == word):
+        masked = [*ids[:place], tokenizer.mask_id, *ids[place + 1 :]]
+        logits = lm(tokens=np.array([[tokenizer.cls_id, *masked, tokenizer.sep_id]], np.int32))["logits"]
+        found.add(guesses(lm, np.asarray(logits[0, place + 1])))
+    assert shown in found
+
+
+def check_gpt2(lm: LanguageModel, ids: list[int], beginning: str, continuation: str) -> None:
+    assert beginning == lm.tokenizer.decode(ids[: len(ids) // 2])
+    assert continuation
+
+
+def check_transformer(lm: LanguageModel, ids: list[int], source: str, translation: str, reference: str) -> None:
+    assert reference == source[::-1].title()  # as the text was made up
+    assert translation != reference
+
+
+def check_elmo(lm: LanguageModel, ids: list[int], text: str, word: str, forward: str, backward: str) -> None:
+    """Either direction sees nothing but its own side of the word."""
+    words = text.split()
+    middle = words.index("____")
+    assert [*words[:middle], word, *words[middle + 1 :]] == [lm.tokenizer.token(i) for i in ids if i != 1]
+    before, after = (lm(**lm.encode(" ".join(side))) for side in (words[:middle], words[middle + 1 :]))
+    assert forward == guesses(lm, np.asarray(before["forward_logits"][0, middle]))
+    assert backward == guesses(lm, np.asarray(after["backward_logits"][0, 1]))
+
+
+CHECKS = {"bert": check_bert, "gpt2": check_gpt2, "transformer": check_transformer, "elmo": check_elmo}
 
 
 def test_held_out_sentences_are_whole_and_of_moderate_length(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Everything that can be wrong with a config is found here, by abstract evaluation
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -143,11 +144,12 @@ def _abstract_batch(task: Task, cfg: "RunConfig", index: int) -> dict[str, jax.S
 
 @dataclass(frozen=True)
 class Data:
-    """The open data of a run, this process's share."""
+    """The open data of a run, this process's share where nothing else is said."""
 
     tokenizer: Any
     train: Callable[[int, int], Iterator[tuple[int, dict[str, np.ndarray]]]]  # (first step, end) -> (step, batch)
     heldout: Callable[[], Iterator[dict[str, np.ndarray]]]
+    heldout_whole: Callable[[], Iterator[dict[str, np.ndarray]]]  # the rows of all processes
     token_counts: Callable[[], np.ndarray]  # int64 [vocabulary], over the first tokens of the training side
 
 
@@ -190,12 +192,11 @@ def open_data(cfg: "RunConfig", program: Program) -> Data:
     last = cfg.stages[-1]
     heldout_tables, _ = tables(len(cfg.stages) - 1, "heldout")
 
-    def heldout() -> Iterator[dict[str, np.ndarray]]:
+    def heldout(process: int, processes: int) -> Iterator[dict[str, np.ndarray]]:
         rows = math.ceil(cfg.evaluation.rows / len(heldout_tables)) or None
         for table in heldout_tables:
-            yield from heldout_batches(
-                table, task.transform(last.masking, tokenizer), last.micro_batch, cfg.seed, rows, *share
-            )
+            transform = task.transform(last.masking, tokenizer)
+            yield from heldout_batches(table, transform, last.micro_batch, cfg.seed, rows, process, processes)
 
     def token_counts() -> np.ndarray:
         predicted = [task.instances(last.length).predicted(s.split("train")) for s in stores]
@@ -204,4 +205,4 @@ def open_data(cfg: "RunConfig", program: Program) -> Data:
     def train(first: int, end: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         return batches(streams, program.schedule, cfg.seed, first, end, *share)
 
-    return Data(tokenizer, train, heldout, token_counts)
+    return Data(tokenizer, train, partial(heldout, *share), partial(heldout, 0, 1), token_counts)

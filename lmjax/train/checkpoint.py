@@ -21,11 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
 from lmjax import config
 from lmjax.errors import UserError
-from lmjax.parallel import path_of
+from lmjax.parallel import on_first_process, path_of
 from lmjax.train.files import absolute, damage, locked, seal, sync, write_atomically
 from lmjax.types import Params, TrainState
 
@@ -65,9 +64,12 @@ class Checkpoints:
         self._dir = run_dir / "checkpoints"
         self._saving = self._best = -1
         with contextlib.ExitStack() as stack:
-            if jax.process_index() == 0:
+
+            def take() -> None:
                 run_dir.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(run_dir))
+
+            on_first_process(take)
             check_same_meaning(run_dir, run_config)
             if jax.process_index() == 0:
                 write_atomically(run_dir / "config.json", json.dumps(config.stored(run_config), indent=2))
@@ -117,23 +119,10 @@ class Checkpoints:
         Raises:
           UserError: checkpoints exist but none is sound, or one does not fit `abstract_state`.
         """
-        for step in reversed(steps_of(self._dir.parent)):
-            directory = self._dir / str(step)
-            problem = damage(directory) if jax.process_index() == 0 else ""
-            if not multihost_utils.broadcast_one_to_all(np.int32(bool(problem))):
-                return _load(directory, abstract_state)
-            if jax.process_index() == 0:
-                names = (self._dir / f"{step}.bad{n or ''}" for n in itertools.count())
-                aside = directory.rename(next(name for name in names if not name.exists()))
-                print(f"lmjax: checkpoint {step} is damaged ({problem}); set aside as {aside}", file=sys.stderr)
-            multihost_utils.sync_global_devices(f"quarantine {step}")
-            self._manager.reload()
-        if list(self._dir.glob("*.bad*")):
-            raise UserError(
-                f"{self._dir}: checkpoints exist but none is sound, and a run never starts over on top of them; "
-                "bring back a sound copy as checkpoints/STEP, or choose another run directory"
-            )
-        return None
+        if not (step := on_first_process(self._newest_sound)):
+            return None
+        self._manager.reload()
+        return _load(self._dir / step, abstract_state)
 
     def close(self) -> None:
         """Waits for the last save and gives the directory back. Raises UserError if that save failed."""
@@ -153,6 +142,22 @@ class Checkpoints:
         latest = {c.step for c in checkpoints[-self._cfg.keep :]} | {self._best}
         period = self._cfg.keep_period
         return [c.step in latest or (period > 0 and c.step % period == 0) for c in checkpoints]
+
+    def _newest_sound(self) -> str:
+        """The newest step whose checksums hold, "" where none was ever made; sets the damaged ones above it aside."""
+        for step in reversed(steps_of(self._dir.parent)):
+            directory = self._dir / str(step)
+            if not (problem := damage(directory)):
+                return str(step)
+            names = (self._dir / f"{step}.bad{n or ''}" for n in itertools.count())
+            aside = directory.rename(next(name for name in names if not name.exists()))
+            print(f"lmjax: checkpoint {step} is damaged ({problem}); set aside as {aside}", file=sys.stderr)
+        if list(self._dir.glob("*.bad*")):
+            raise UserError(
+                f"{self._dir}: checkpoints exist but none is sound, and a run never starts over on top of them; "
+                "bring back a sound copy as checkpoints/STEP, or choose another run directory"
+            )
+        return ""
 
     def _seal(self) -> None:
         """Adds config and manifest. Orbax calls it on process 0 when all arrays are written, before the commit."""

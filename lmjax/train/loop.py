@@ -16,7 +16,7 @@ from etils import epath
 
 from lmjax.chips import peak_flops
 from lmjax.errors import UserError
-from lmjax.parallel import global_batch
+from lmjax.parallel import global_batch, on_first_process
 from lmjax.train.assemble import Data, Program, assemble, open_data
 from lmjax.train.checkpoint import Checkpoints, check_same_meaning
 from lmjax.train.evaluate import baselines, evaluate
@@ -46,10 +46,14 @@ def train(cfg: "RunConfig") -> TrainState:
         restored = checkpoints.restore_latest_valid(program.abstract_state)
         state = program.init_state() if restored is None else restored
         end = min(cfg.stop_at or program.schedule.steps, program.schedule.steps)
-        if jax.process_index() == 0 and restored is None:
+
+        def begin() -> None:
             data.tokenizer.save(run_dir / "tokenizer")
-            found = baselines(program.task.headline, data.heldout(), data.token_counts())
+            found = baselines(program.task.headline, data.heldout_whole(), data.token_counts())
             write_atomically(run_dir / "baselines.json", json.dumps(found, indent=2))
+
+        if restored is None:
+            on_first_process(begin)
         log = Log(run_dir, cfg.log, None if restored is None else int(restored.step), end)
         with contextlib.closing(log):
             if restored is not None:

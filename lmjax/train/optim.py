@@ -52,12 +52,12 @@ def make_schedule(cfg: OptimConfig, whole_run: int) -> Schedule:
     0, so the first step changes nothing and the rate drops at the end of the warm-up (google-research/bert,
     optimization.py). "inverse_sqrt" is Vaswani et al. 2017, eq. 3, scaled to the peak.
     """
-    total = cfg.total or whole_run
-    warmup = max(cfg.warmup, 1)
+    # As floats: GPT-3's 260 billion tokens are no int32, which JAX would make of them.
+    total, begin, warmup = float(cfg.total or whole_run), float(cfg.warmup), float(max(cfg.warmup, 1))
 
     def schedule(position: Array) -> Array:
         count = position + (1 if cfg.unit == "steps" else 0)  # steps are counted from 1
-        done = jnp.clip((position - cfg.warmup) / max(total - cfg.warmup, 1), 0, 1)
+        done = jnp.clip((position - begin) / max(total - begin, 1), 0, 1)
         falling = {
             "linear": lambda: 1 - (1 - cfg.end_factor) * done,
             "linear_from_zero": lambda: 1 - (1 - cfg.end_factor) * jnp.clip(position / total, 0, 1),
@@ -66,7 +66,7 @@ def make_schedule(cfg: OptimConfig, whole_run: int) -> Schedule:
             "constant": lambda: jnp.ones(()),
         }[cfg.decay]()
         rising = (position if cfg.decay == "linear_from_zero" else count) / warmup
-        return cfg.peak_lr * jnp.where(position < cfg.warmup, rising, falling)
+        return cfg.peak_lr * jnp.where(position < begin, rising, falling)
 
     return schedule
 

@@ -1,10 +1,12 @@
 """What a run refuses to begin with: one line that names what, where and the mend; nothing written."""
 
 import json
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -15,7 +17,7 @@ from lmjax.parallel import MeshConfig
 from lmjax.run import RunConfig, prepare_data
 from lmjax.tasks.bilm import BilmConfig
 from lmjax.train.assemble import assemble
-from lmjax.train.loop import train
+from lmjax.train.loop import _give_up_if_stuck, train
 from tests.end_to_end import tiny
 
 
@@ -56,6 +58,33 @@ def test_a_vocabulary_that_is_not_the_stores(prepared: RunConfig) -> None:
 def test_a_store_that_was_never_made(prepared: RunConfig, tmp_path: Path) -> None:
     data = (replace(prepared.data[0], data=replace(prepared.data[0].data, store=str(tmp_path / "none"))),)
     refused("none", prepared, data=data)
+
+
+def test_data_that_does_not_belong_together(prepared: RunConfig, tmp_path: Path) -> None:
+    (first,), (stage,) = prepared.data, prepared.stages
+    other = replace(first.data, store=str(tmp_path / "other"), tokenizer=replace(first.data.tokenizer, vocab_size=290))
+    mixture = (first, replace(first, data=other))
+    prepare_data(replace(prepared, data=mixture))
+    refused("stores were made with different tokenizers; prepare them with one", prepared, data=mixture)
+    stages = (replace(stage, data=(1,)),)
+    refused(r"stages.0.data \(1,\): the run has data entries 0 to 0", prepared, stages=stages)
+    model = replace(prepared.model, type_vocab_size=1)
+    refused("have 2 token types, the model 1; raise model.type_vocab_size", prepared, model=model)
+
+
+def test_special_tokens_that_are_not_the_tokenizers(tmp_path: Path) -> None:
+    tiny.write_text(tmp_path)
+    cfg = replace(tiny.config("transformer", tmp_path), stages=(Stage(until_step=2, batch_size=8, length=64),))
+    prepare_data(cfg)
+    for field in ("eos_token_id", "decoder_start_token_id"):
+        refused(f"model.{field} is 7, but the tokenizer's is", cfg, model=replace(cfg.model, **{field: 7}))
+
+
+def test_ten_bad_steps_in_a_row_end_a_run(prepared: RunConfig) -> None:
+    for skipped in ([1] * 9, [1] * 9 + [0], [0] + [1] * 9):
+        _give_up_if_stuck(deque(skipped), 11, prepared)
+    with pytest.raises(UserError, match="the last 10 steps up to 11 had no finite gradient and changed nothing"):
+        _give_up_if_stuck(deque(map(jnp.int32, [1] * 10)), 11, prepared)
 
 
 def test_a_directory_of_another_run_or_schema(prepared: RunConfig, tmp_path: Path) -> None:

@@ -64,10 +64,11 @@ def test_inverse_sqrt_is_the_transformers_formula():
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
 
 
-def test_a_schedule_in_tokens_counts_those_seen_before():
-    cfg = OptimConfig(peak_lr=PEAK, warmup=10_000, total=110_000, unit="tokens")
-    schedule = make_schedule(cfg, whole_run=0)
-    rates = [float(schedule(jnp.float32(tokens))) for tokens in (0, 2_500, 10_000, 60_000, 110_000, 10**6)]
+@pytest.mark.parametrize("scale", [1, 3_000_000])  # the latter has GPT-3's 300 billion tokens, more than an int32 holds
+def test_a_schedule_in_tokens_counts_those_seen_before(scale):
+    cfg = OptimConfig(peak_lr=PEAK, warmup=10_000 * scale, total=110_000 * scale, unit="tokens")
+    schedule = jax.jit(make_schedule(cfg, whole_run=0))
+    rates = [float(schedule(jnp.float32(n * scale))) for n in (0, 2_500, 10_000, 60_000, 110_000, 10**6)]
     np.testing.assert_allclose(rates, [0, 0.5, 2, 1, 0, 0], atol=1e-6)
 
 

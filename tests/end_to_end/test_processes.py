@@ -1,0 +1,141 @@
+"""Two processes train one run, are killed and resume: log and state have the bits of one process on the same mesh, and
+the run directory is written once."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from lmjax.config import from_stored
+from lmjax.run import RunConfig
+from lmjax.train.checkpoint import read_config
+from lmjax.verify import fingerprint
+from tests.end_to_end import tiny
+from tests.end_to_end.test_resume import log_without_times
+from tests.models.tiny import QUICKLY
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 120  # seconds that a run may take
+CONFIG = """
+from dataclasses import replace
+from pathlib import Path
+
+from lmjax.data.schedule import Stage
+from lmjax.parallel import MeshConfig
+from lmjax.train.checkpoint import CheckpointConfig
+from lmjax.train.evaluate import EvalConfig
+from tests.end_to_end.tiny import config as tiny
+
+def config():
+    cfg = tiny("bert", Path("{root}"))
+    return replace(
+        cfg,
+        model=replace(cfg.model, num_hidden_layers=1),
+        stages=(Stage(until_step=8, batch_size=16, length=32, micro_batches=2, ramp_from=8),),
+        skips=(),
+        mesh=MeshConfig(data=1, fsdp=2),
+        evaluation=EvalConfig(every=4, rows=24),
+        checkpoint=CheckpointConfig(every=3, keep=2),
+    )
+"""
+
+
+def start(root: Path, run: Path, processes: int) -> list[subprocess.Popen[bytes]]:
+    """What a user types, in each process; two devices in all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    (root / "config.py").write_text(CONFIG.format(root=root))
+    command = [sys.executable, str(ROOT / "run_pretrain.py"), str(root / "config.py"), "--directory", str(run)]
+    flags = f"--xla_force_host_platform_device_count={2 // processes} "
+    flags += " ".join(f"--{name}={str(value).lower()}" for name, value in QUICKLY.items())
+    started = []
+    for index in range(processes):
+        cluster = {
+            "JAX_COORDINATOR_ADDRESS": address,
+            "JAX_NUM_PROCESSES": str(processes),
+            "JAX_PROCESS_ID": str(index),
+        }
+        environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)} | (cluster if processes > 1 else {})
+        with (root / f"out{index}").open("ab") as out, (root / f"err{index}").open("ab") as err:
+            started.append(subprocess.Popen(command, env=environment, stdout=out, stderr=err))
+    return started
+
+
+def finish(root: Path, run: Path, processes: int) -> list[int]:
+    return [process.wait(LIMIT) for process in start(root, run, processes)]
+
+
+def said(root: Path) -> str:
+    return "".join(path.read_text() for path in sorted(root.glob("err[01]")))
+
+
+def test_two_processes_killed_and_resumed_train_as_one(tmp_path: Path) -> None:
+    """One comparison for all of it: whoever trains, and however often, leaves the same log, state and files."""
+    tiny.write_text(tmp_path)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert finish(tmp_path, one, 1) == [0], said(tmp_path)
+
+    processes = start(tmp_path, two, 2)
+    while all(process.poll() is None for process in processes) and not (two / "checkpoints/3").exists():
+        time.sleep(0.001)
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    assert [process.wait() for process in processes] == 2 * [-signal.SIGKILL], said(tmp_path)
+    assert finish(tmp_path, two, 2) == [0, 0], said(tmp_path)
+
+    assert re.search(r"resumes at step [346] of 8", (tmp_path / "err0").read_text())
+    assert (tmp_path / "err1").read_text() == ""  # process 0 speaks for both
+    assert "held-out" not in (tmp_path / "out1").read_text()
+    assert log_without_times(two) == log_without_times(one)
+    assert fingerprint(two) == fingerprint(one)
+    assert fingerprint(two)[0] == 8
+    for file in ("baselines.json", "samples.json"):
+        assert (two / file).read_text() == (one / file).read_text()
+    assert "report.html" in {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
+    assert {path.name for path in (two / "checkpoints").iterdir()} == {"6", "8"}
+    assert json.loads((two / "environment.json").read_text())["processes"] == 2
+    assert from_stored(RunConfig, read_config(two), "").mesh.fsdp == 2
+
+
+def test_bad_input_ends_every_process_with_one_line(tmp_path: Path) -> None:
+    """What only process 0 finds: the text is not there."""
+    assert finish(tmp_path, tmp_path / "run", 2) == [2, 2], said(tmp_path)
+    for index in (0, 1):
+        line = (tmp_path / f"err{index}").read_text()
+        assert line.count("\n") == 1
+        assert f"no file {tmp_path / 'text0.txt'}" in line
+
+
+CASES = [("host:1", "", ""), ("", "2", "0"), ("host", "2", "0"), ("host:1", "two", "0"), ("host:1", "2", "2")]
+REFUSED = """
+import os, sys
+from lmjax.errors import UserError
+from lmjax.parallel import CLUSTER, initialize_distributed
+for case in {cases}:
+    for name, value in zip(CLUSTER, case):
+        os.environ.pop(name, None)
+        os.environ.update({{name: value}} if value else {{}})
+    try:
+        initialize_distributed()
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_cluster_that_is_named_in_part_is_refused() -> None:
+    """And is never taken for a cluster of one."""
+    command = [sys.executable, "-c", REFUSED.format(cases=CASES)]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(lines) == len(CASES)
+    assert lines[0] == (
+        "JAX_COORDINATOR_ADDRESS=host:1: Number of processes must be defined. "
+        "Set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID, or none of them"
+    )
+    for line, what in zip(lines[1:], ("coordinator_address", "HOST:PORT", "two", "process_id"), strict=True):
+        assert what in line
