@@ -1,6 +1,5 @@
 """Small run directories as the training loop leaves them, with random parameters, and the text that they know."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from lmjax.data.schedule import Stage
 from lmjax.data.sources import TextFiles
 from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
 from lmjax.models import MODELS
-from lmjax.models.architecture import ModelConfig
+from lmjax.models.architecture import ModelConfig, portable
 from lmjax.run import RunConfig
 from lmjax.tasks import make_task
 from lmjax.tasks.bilm import BilmConfig
@@ -62,7 +61,7 @@ def _write(directory: Path, model: ModelConfig, task: Any, tokenizer: Tokenizer)
     data = DataConfig("no_store", TextFiles(("no_text",)), TokenizerConfig("file", path="no_vocabulary"))
     stages = (Stage(until_step=2, batch_size=2, length=16),)
     cfg = RunConfig(directory=str(directory), model=model, task=task, data=(WeightedData(data),), stages=stages)
-    params = jax.tree.map(jnp.asarray, noisy(dataclasses.replace(model, attention="xla"), make_task(task).heads))
+    params = jax.tree.map(jnp.asarray, noisy(portable(model), make_task(task).heads))
     best = {"step": jnp.asarray(1, jnp.int32), "loss": jnp.asarray(1.0)}
     with Checkpoints(directory, cfg.checkpoint, cfg) as checkpoints:
         for step in (1, 2):

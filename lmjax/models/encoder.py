@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from lmjax.errors import UserError
-from lmjax.models.architecture import ModelConfig
+from lmjax.models.architecture import AttentionConfig
 from lmjax.models.layers import (
     ACTIVATIONS,
     Attention,
@@ -37,7 +37,7 @@ from lmjax.types import Array, Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig(ModelConfig):
+class EncoderConfig(AttentionConfig):
     """What the configs of these families share.
 
     `max_position_embeddings` counts the positions that text may take. `position_offset`: the first of them reads this

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from lmjax.errors import UserError
-from lmjax.models.architecture import Architecture, ModelConfig
+from lmjax.models.architecture import Architecture, AttentionConfig
 from lmjax.models.gpt import DECODER_SHARDING, HF_KEYS, decoder_flops, layer_weights
 from lmjax.models.layers import (
     Attention,
@@ -43,7 +43,7 @@ from lmjax.types import Array, Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gpt1Config(ModelConfig):
+class Gpt1Config(AttentionConfig):
     """Shape of a GPT-1; the defaults are the released one."""
 
     vocab_size: int = 40478

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lmjax.models.architecture import ModelConfig, PositionForm
+from lmjax.models.architecture import AttentionConfig, ModelConfig, PositionForm
 from lmjax.ops.attention import attention, attention_mask
 from lmjax.ops.dense import dense
 from lmjax.ops.dropout import dropout
@@ -130,7 +130,7 @@ class PositionEmbedding(nn.Module):
     `offset`: rows of the learned table that come before position 0.
     """
 
-    cfg: ModelConfig
+    cfg: AttentionConfig
     kernel_init: Initializer
     table_dropout: float = 0.0
     offset: int = 0
@@ -145,8 +145,6 @@ class PositionEmbedding(nn.Module):
 
     def __call__(self, x_BLD: Array, positions_BL: Array) -> Array:
         cfg = self.cfg
-        if cfg.position_embedding == "none":
-            return x_BLD
         if cfg.position_embedding == "learned":
             position_BLD = self.position(positions_BL + self.offset)
         else:
@@ -164,7 +162,7 @@ class Attention(nn.Module):
     Returns (output [B, L, D], cache or None, probabilities [B, H, L, S] or None).
     """
 
-    cfg: ModelConfig
+    cfg: AttentionConfig
     train: bool
     kernel_init: Initializer
     out_init: Initializer
