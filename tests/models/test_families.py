@@ -305,7 +305,9 @@ def test_remat_and_unrolling_trade_memory_and_no_values(family, changes):
     assert loss == pytest.approx(float(wanted), rel=1e-6)
     difference = optax.tree.norm(jax.tree.map(jnp.subtract, found, gradients))
     assert difference < 1e-5 * optax.tree.norm(gradients)
-    assert less < 0.65 * memory or family in RECURRENT  # GELU keeps but its input anyway
+    # Measured: 0.35 to 0.56. GPT-3 0.605 with "dots": its loop holds two layers, and saves between two rounds alone.
+    # ELMo 1.01 and 1.21: kept are the states of each word, which are all that so small a loop needs.
+    assert less < (0.62 if family == "gpt3" else 0.6) * memory or family in RECURRENT
 
 
 @each_family
