@@ -212,6 +212,26 @@ class Mlp(nn.Module):
         return Dense((F,), (D,), self.out_init, name="down")(x_BLF)
 
 
+def post_norm(
+    cfg: AttentionConfig,
+    train: bool,
+    activation: str,
+    init: Initializer,
+    x_BLD: Array,
+    mask: Array | None,
+    cache: dict[str, Array] | None = None,
+    offset: Array | int = 0,
+) -> tuple[Array, dict[str, Array] | None, Array | None]:
+    """The modules of a post-LN block, for a layer's own `__call__`: x = LN(x + Drop(attention(x))), then x = LN(x +
+    Drop(mlp(x))). Returns the output, and the cache and the probabilities as `Attention` does."""
+    mixed_BLD, cache, probabilities = Attention(cfg, train, init, init, name="attention")(x_BLD, mask, cache, offset)
+    mixed_BLD = Dropout(cfg.hidden_dropout, train)(mixed_BLD)
+    x_BLD = LayerNorm(cfg.layer_norm_eps, name="attention_norm")(x_BLD + mixed_BLD)
+    changed_BLD = Dropout(cfg.hidden_dropout, train)(Mlp(cfg, activation, init, init, name="mlp")(x_BLD))
+    x_BLD = hold_batch(LayerNorm(cfg.layer_norm_eps, name="mlp_norm")(x_BLD + changed_BLD))
+    return x_BLD, cache, probabilities
+
+
 def stack(
     block: type[nn.Module], cfg: ModelConfig, train: bool, collect: bool, shared: int = 2, period: int = 1
 ) -> nn.Module:
