@@ -36,6 +36,9 @@ CONVERTIBLE: dict[str, dict[str, Any]] = {  # what makes a config one that Huggi
     "marian": {"position_embedding": "sinusoidal_marian", "layer_norm_eps": 1e-5},
 }
 FAMILIES = {**MODELS, "gpt3": MODELS["gpt2"]}  # GPT-3 is GPT-2 with bands: the tests of families take it as one more
+# Whether a token sees only what stands before it.
+CAUSAL = {"bert": False, "ernie": False, "roberta": False, "elmo": False}
+CAUSAL |= dict.fromkeys(["gpt2", "gpt3", "openai-gpt", "marian"], True)
 SHAPES: dict[str, dict[str, Any]] = {  # what makes a family's model tiny beside the sizes that all have
     "gpt3": {"window": 3},
     "openai-gpt": {"intermediate_size": 128},
