@@ -1,7 +1,7 @@
-"""A Transformer of 4.7M parameters that translates captions from English into German: the longer run of
+"""A Transformer of 4,710,400 parameters that translates captions from English into German: the longer run of
 `benchmarks/translation.py`, 40 minutes on two cores.
 
-Command:   python benchmarks/translation.py run
+Command:   python -m benchmarks.translation run
 Data:      as `configs/tiny/transformer.py`.
 Result:    not measured
 """

@@ -16,7 +16,7 @@ import numpy as np
 
 from lmjax.errors import UserError
 from lmjax.models import architecture_of
-from lmjax.models.architecture import ModelConfig, check
+from lmjax.models.architecture import EncoderDecoderConfig, ModelConfig, check, check_use
 from lmjax.models.transformer import empty_cache
 from lmjax.types import Array, Params
 
@@ -70,8 +70,8 @@ def translate(
     Raises:
       UserError: a model without an encoder, an empty source, or one too long for the position table.
     """
-    if "encoder_tokens" not in architecture_of(cfg).inputs:
-        raise UserError(f"{type(cfg).__name__}: this model has no encoder and cannot translate")
+    check_use(cfg, architecture_of(cfg).heads, "translate")
+    assert isinstance(cfg, EncoderDecoderConfig)
     if not all(sources):
         raise UserError("a source is empty; give at least its end token")
     found: dict[int, Translation] = {}
@@ -85,7 +85,7 @@ def translate(
         segment_ids_BS = (np.arange(width) < np.array([len(row) for row in rows])[:, None]).astype(np.int32)
         best_BT, score_B = jax.device_get(search(cfg, beam, width + beam.max_extra, params, tokens_BS, segment_ids_BS))
         for i, row, score in zip(chosen, best_BT[:, 0].tolist(), score_B[:, 0].tolist(), strict=False):
-            found[i] = Translation(_until(row, cfg.eos_token_id), score)  # type: ignore[attr-defined]
+            found[i] = Translation(_until(row, cfg.eos_token_id), score)
     return [found[i] for i in range(len(sources))]
 
 
@@ -110,7 +110,12 @@ class _Search(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def search(
-    cfg: Any, beam: Beam, longest: int, params: Params, encoder_tokens_BS: Array, encoder_segment_ids_BS: Array
+    cfg: EncoderDecoderConfig,
+    beam: Beam,
+    longest: int,
+    params: Params,
+    encoder_tokens_BS: Array,
+    encoder_segment_ids_BS: Array,
 ) -> tuple[Array, Array]:
     """The K best translations of each row, int32 [B, K, T], the end token from their ends on, and their scores float32
     [B, K], best first. T is `longest`."""

@@ -77,8 +77,9 @@ def fill_mask(model: Model, texts: Annotated[tuple[str, ...], tyro.conf.Position
         raise UserError('no text; write it behind the model, "The [MASK] barked."')
     lm = load(model)
     for text in texts:
+        masks = fill_masks(lm, text, top)
         print(text)
-        for filled in fill_masks(lm, text, top):
+        for filled in masks:
             print("  " + "  ".join(f"{token} {p:.3f}" for token, p in filled))
 
 

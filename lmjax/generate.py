@@ -15,7 +15,7 @@ import numpy as np
 
 from lmjax.errors import UserError
 from lmjax.models import architecture_of
-from lmjax.models.architecture import ModelConfig
+from lmjax.models.architecture import AttentionConfig, ModelConfig, check_use
 from lmjax.models.gpt import empty_cache
 from lmjax.types import Array, Params
 
@@ -56,10 +56,8 @@ def generate(
     Raises:
       UserError: a model that is not causal, an empty prompt, or one too long for the position table.
     """
-    if "cache" not in architecture_of(cfg).inputs:
-        raise UserError(f"{type(cfg).__name__}: this model predicts masked tokens and cannot generate; use fill-mask")
-    if "encoder_tokens" in architecture_of(cfg).inputs:
-        raise UserError(f"{type(cfg).__name__}: this model translates and does not continue texts; use translate")
+    check_use(cfg, architecture_of(cfg).heads, "generate")
+    assert isinstance(cfg, AttentionConfig)
     if not prompts or not all(prompts):
         raise UserError("a prompt is empty; give at least one token to continue")
     lengths = np.array([len(p) for p in prompts])
@@ -102,7 +100,7 @@ def draw(logits_BV: Array, sampling: Sampling, keys_B: Array) -> Array:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _generate(
-    cfg: ModelConfig,
+    cfg: AttentionConfig,
     sampling: Sampling,
     eos_id: Array,
     params: Params,

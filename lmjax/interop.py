@@ -4,8 +4,8 @@
 Letters: B batch, L length, D hidden size, V vocabulary, N layers, H heads.
 """
 
-import dataclasses
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,17 @@ from lmjax.data.words import BEGIN_SENTENCE, CHARACTERS, END_SENTENCE, NUM_CHARA
 from lmjax.errors import UserError, did_you_mean
 from lmjax.generate import Sampling, generate
 from lmjax.models import architecture_of
-from lmjax.models.architecture import Architecture, ModelConfig, abstract_params, check, num_params
+from lmjax.models.architecture import (
+    Architecture,
+    AttentionConfig,
+    EncoderDecoderConfig,
+    ModelConfig,
+    abstract_params,
+    check,
+    check_use,
+    num_params,
+    portable,
+)
 from lmjax.models.huggingface import Model, read_json, read_model, released_options, write_model
 from lmjax.ops.vocabulary import VocabLogits
 from lmjax.tasks import TaskConfig, make_task
@@ -69,8 +79,7 @@ def _read_run(path: epath.Path, average: int) -> tuple[Model, list[epath.Path]]:
         found = stored | {"config": stored.get("config", {}).get(name)}
         return from_stored(declared, found, f"{directory}/config.json")
 
-    # Trained with whatever kernel and memory plan; here the ones that run anywhere.
-    cfg = dataclasses.replace(part(ModelConfig, "model"), attention="xla", remat="none")
+    cfg = portable(part(ModelConfig, "model"))  # it was trained by whatever kernel and memory plan
     heads = make_task(part(TaskConfig, "task")).heads
     abstract = abstract_params(architecture_of(cfg), cfg, heads)
     params = restore_params(directory, abstract)
@@ -106,7 +115,12 @@ class LanguageModel:
     @property
     def translates(self) -> bool:
         """Whether an encoder reads a text of its own."""
-        return "encoder_tokens" in self._architecture.inputs
+        return isinstance(self.config, EncoderDecoderConfig)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that `encode` puts in a row; an ELMo has no limit."""
+        return self.config.max_position_embeddings if isinstance(self.config, AttentionConfig) else sys.maxsize
 
     @property
     def reads_words(self) -> bool:
@@ -148,8 +162,8 @@ class LanguageModel:
         split = [(t,) if isinstance(t, str) else t for t in ([texts] if isinstance(texts, str) else texts)]
         if not split:
             raise UserError("there is no text to encode")
-        if self.translates:
-            return self._encode_pairs(split, multiple_of)
+        if isinstance(self.config, EncoderDecoderConfig):
+            return self._encode_pairs(self.config, split, multiple_of)
         if self.reads_words:
             return _spelled([[word for text in row for word in text.split()] for row in split], multiple_of)
         ids = iter(self.tokenizer.encode_batch([text for row in split for text in row]))
@@ -158,18 +172,20 @@ class LanguageModel:
         for texts_of_row in split:
             parts = [next(ids) for _ in texts_of_row]
             more = len(parts) - 1
-            room = self.config.max_position_embeddings - len(begin) - len(end) * len(parts) - len(between) * more
+            room = self.longest - len(begin) - len(end) * len(parts) - len(between) * more
             too_long += sum(map(len, parts)) > room
             while sum(map(len, parts)) > room:
                 max(parts, key=len).pop()
             rows.append(([*begin, *parts[0], *end], [token for part in parts[1:] for token in [*between, *part, *end]]))
         if too_long:
-            limit = self.config.max_position_embeddings
-            warnings.warn(f"{too_long} of {len(rows)} texts were cut to the model's {limit} positions", stacklevel=2)
+            cut = f"{too_long} of {len(rows)} texts were cut to the model's {self.longest} positions"
+            warnings.warn(cut, stacklevel=2)
         return self._padded(rows, multiple_of)
 
-    def _encode_pairs(self, texts: Sequence[tuple[str, ...]], multiple_of: int) -> dict[str, np.ndarray]:
-        start, end = self.config.decoder_start_token_id, self.config.eos_token_id  # type: ignore[attr-defined]
+    def _encode_pairs(
+        self, cfg: EncoderDecoderConfig, texts: Sequence[tuple[str, ...]], multiple_of: int
+    ) -> dict[str, np.ndarray]:
+        start, end = cfg.decoder_start_token_id, cfg.eos_token_id
         sources = [[*ids, end] for ids in self.tokenizer.encode_batch([row[0] for row in texts])]
         targets = [[start, *ids] for ids in self.tokenizer.encode_batch([" ".join(row[1:]) for row in texts])]
         read, mask = _rectangle(sources, multiple_of, start)
@@ -178,13 +194,20 @@ class LanguageModel:
 
     def translate(self, texts: str | Sequence[str], beam: Beam | None = None, batch_size: int = 32) -> list[str]:
         """The best translation of each text by beam search. Raises UserError for a model without an encoder."""
+        check_use(self.config, self.heads, "translate")
+        assert isinstance(self.config, EncoderDecoderConfig)
         rows = self.tokenizer.encode_batch([texts] if isinstance(texts, str) else texts)
-        end = [self.tokenizer.eos_id] if self.tokenizer.eos_id is not None else []
-        found = translate(self.config, self.params, [[*ids, *end] for ids in rows], beam or Beam(), batch_size)
+        sources = [[*ids, self.config.eos_token_id] for ids in rows]
+        found = translate(self.config, self.params, sources, beam or Beam(), batch_size)
         return [self.tokenizer.decode(one.tokens).strip() for one in found]
 
     def generate(self, prompts: str | Sequence[str], sampling: Sampling | None = None, seed: int = 0) -> list[str]:
-        """A continuation of each prompt, without it. An empty prompt stands for the beginning of a document."""
+        """A continuation of each prompt, without it. An empty prompt stands for the beginning of a document.
+
+        Raises:
+          UserError: a model that is not causal.
+        """
+        check_use(self.config, self.heads, "generate")
         tokenizer = self.tokenizer
         start = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
         rows = [ids or start for ids in tokenizer.encode_batch([prompts] if isinstance(prompts, str) else prompts)]
@@ -203,8 +226,7 @@ class LanguageModel:
         with built_aside(path) as building:
             write_model(Model(self.config, self.heads, self.params), building)
             if self.vocabulary is not None:
-                longest, framed = self.config.max_position_embeddings, not self.causal
-                write_tokenizer(self.vocabulary, building, longest, framed, closed=self.translates)
+                write_tokenizer(self.vocabulary, building, self.longest, not self.causal, closed=self.translates)
             if path.exists():
                 path.rmdir()
 

@@ -83,7 +83,7 @@ def guesses_of_both_directions(lm: LanguageModel, sentences: list[list[int]]) ->
 def continuations(lm: LanguageModel, sentences: list[list[int]]) -> dict[str, Any]:
     """The first half of each sentence, and what the model writes after it."""
     prompts = [lm.tokenizer.decode(ids[: len(ids) // 2]) for ids in sentences]
-    room = lm.config.max_position_embeddings - max(map(len, lm.tokenizer.encode_batch(prompts)))
+    room = lm.longest - max(map(len, lm.tokenizer.encode_batch(prompts)))
     sampling = Sampling(max_new_tokens=min(NEW, room), temperature=0.8)
     return {
         "title": "Held-out sentences continued (the beginning; the model's continuation)",

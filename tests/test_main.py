@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +25,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    write_run("bert", folder / "bert")
-    write_run("gpt2", folder / "gpt2")
-    write_run("marian", folder / "marian")
+    for family in ("bert", "elmo", "gpt2", "marian"):
+        write_run(family, folder / family)
     return folder
 
 
@@ -157,6 +158,41 @@ def test_translations_need_as_many_references(tmp_path):
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match="2 lines to translate and 1 references; give one for each"):
         commands.run(["translate", "RUN", "--input", f"{tmp_path}/texts", "--reference", f"{tmp_path}/references"])
+
+
+@pytest.fixture(scope="module")
+def bare(runs, tmp_path_factory):
+    """The same runs without their tokenizers, of whose lack a model of another kind must not speak."""
+    return shutil.copytree(runs, tmp_path_factory.mktemp("bare") / "runs", ignore=shutil.ignore_patterns("tokenizer"))
+
+
+GIVEN = {  # a verb's other arguments
+    "fill-mask": ["The [MASK]"],
+    "generate": ["--prompt", "The"],
+    "translate": ["--input", str(Path(__file__))],
+    "embed": ["--text", "dog", "--out", "v.npy"],
+}
+
+
+@pytest.mark.parametrize(
+    ("verb", "family", "complaint"),
+    [
+        ("generate", "bert", "head clm, and this BertConfig has mlm, nsp; use fill-mask"),
+        ("generate", "elmo", "head clm, and this ElmoConfig has bilm; use embed"),
+        ("generate", "marian", "head clm, and this TransformerConfig has seq2seq; use translate"),
+        ("fill-mask", "gpt2", "head mlm, and this GptConfig has clm; use generate"),
+        ("fill-mask", "elmo", "head mlm, and this ElmoConfig has bilm; use embed"),
+        ("translate", "bert", "head seq2seq, and this BertConfig has mlm, nsp; use fill-mask"),
+        ("translate", "elmo", "head seq2seq, and this ElmoConfig has bilm; use embed"),
+        ("embed", "marian", "this model translates; vectors are taken of models that read one text"),
+    ],
+)
+def test_a_model_of_another_kind_is_one_line_and_exit_code_2(bare, verb, family, complaint, capsys):
+    with pytest.raises(SystemExit) as end:
+        commands.exit_codes(commands.run)([verb, str(bare / family), *GIVEN[verb]])
+    printed = capsys.readouterr()
+    assert (end.value.code, printed.out) == (2, "")
+    assert re.fullmatch(f"lmjax: {verb}[^\\n]* {complaint}\n", printed.err)
 
 
 def test_a_whole_process_is_quiet_and_fails_with_one_line(runs, tmp_path):

@@ -1,18 +1,19 @@
 """Small run directories as the training loop leaves them, with random parameters, and the text that they know."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
 from lmjax.data.sources import TextFiles
 from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
+from lmjax.interop import LanguageModel
 from lmjax.models import MODELS
-from lmjax.models.architecture import ModelConfig
+from lmjax.models.architecture import ModelConfig, portable
 from lmjax.run import RunConfig
 from lmjax.tasks import make_task
 from lmjax.tasks.bilm import BilmConfig
@@ -28,6 +29,7 @@ SENTENCES = [
     "Seventeen unbelievable elephants walked slowly into the river.",
     "Nobody knows why the elephants and the dog became friends.",
 ]
+TEXTS = [SENTENCES[0], "The dog", SENTENCES[3][:30]]
 SHAPE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
 ATTENTION = {"num_attention_heads": 4, "max_position_embeddings": 64}
 
@@ -62,7 +64,7 @@ def _write(directory: Path, model: ModelConfig, task: Any, tokenizer: Tokenizer)
     data = DataConfig("no_store", TextFiles(("no_text",)), TokenizerConfig("file", path="no_vocabulary"))
     stages = (Stage(until_step=2, batch_size=2, length=16),)
     cfg = RunConfig(directory=str(directory), model=model, task=task, data=(WeightedData(data),), stages=stages)
-    params = jax.tree.map(jnp.asarray, noisy(dataclasses.replace(model, attention="xla"), make_task(task).heads))
+    params = jax.tree.map(jnp.asarray, noisy(portable(model), make_task(task).heads))
     best = {"step": jnp.asarray(1, jnp.int32), "loss": jnp.asarray(1.0)}
     with Checkpoints(directory, cfg.checkpoint, cfg) as checkpoints:
         for step in (1, 2):
@@ -71,3 +73,12 @@ def _write(directory: Path, model: ModelConfig, task: Any, tokenizer: Tokenizer)
             params = jax.tree.map(lambda x: 1.5 * x, params)
     tokenizer.save(directory / "tokenizer")
     return cfg
+
+
+def same_outputs(a: LanguageModel, b: LanguageModel, names: list[str] | None = None) -> None:
+    """Asserts that two models agree on TEXTS bit for bit, in all outputs or in those named."""
+    features = a.encode(TEXTS)
+    a, b = a(**features), b(**features)
+    assert set(a) == set(b) or names
+    for name in names or a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)

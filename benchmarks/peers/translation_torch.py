@@ -1,4 +1,5 @@
-"""torch's side of `translation.py epoch`: FOLDER SMOOTHING EPS; prints the losses and the time of a step as JSON."""
+"""torch's side of `translation.py epoch`: FOLDER holds the model and batches; prints losses and the time of a step as
+JSON."""
 
 import json
 import sys
@@ -18,31 +19,37 @@ def unpacked(tokens: np.ndarray, segments: np.ndarray, fill: int) -> torch.Tenso
 
 
 def main() -> None:
-    folder, smoothing, eps = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+    folder = Path(sys.argv[1])
     model = transformers.MarianMTModel.from_pretrained(folder / "hf").train()
-    arrays = np.load(folder / "batches.npz")
-    batches = {name: arrays[name] for name in arrays.files if name not in ("rates", "betas")}
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, betas=tuple(arrays["betas"]), eps=eps)
-    V, losses, begin = model.config.vocab_size, [], 0.0
-    for step, rate in enumerate(arrays["rates"]):
-        batch = {name: x[step] for name, x in batches.items()}
-        source = unpacked(batch["encoder_tokens"], batch["encoder_segment_ids"], -1)
-        tokens, targets = (unpacked(batch[k], batch["segment_ids"], f) for k, f in (("tokens", 0), ("targets", -100)))
-        mask = (source >= 0).long()
-        logits = model(input_ids=source.clamp(min=0), attention_mask=mask, decoder_input_ids=tokens).logits
-        # torch spreads its smoothing over all words, lmjax over the others
-        loss = torch.nn.functional.cross_entropy(
-            logits.reshape(-1, V), targets.reshape(-1), label_smoothing=smoothing * V / (V - 1)
+    for side in (model.model.encoder, model.model.decoder):
+        side.embed_tokens.padding_idx = None  # a target starts with it; transformers would keep its vector as it is
+    given = np.load(folder / "batches.npz")
+    sources, tokens, targets = (
+        [unpacked(*both, fill) for both in zip(given[name], given[segments], strict=True)]
+        for name, segments, fill in (
+            ("encoder_tokens", "encoder_segment_ids", -1),
+            ("tokens", "segment_ids", 0),
+            ("targets", "segment_ids", -100),
         )
-        optimizer.param_groups[0]["lr"] = float(rate)
+    )
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, betas=tuple(given["betas"].tolist()), eps=float(given["eps"]))
+    V, losses, begin = model.config.vocab_size, [], 0.0
+    smoothing = float(given["smoothing"]) * V / (V - 1)  # torch spreads it over all words, lmjax over the others
+    for step, rate in enumerate(given["rates"].tolist()):
+        source = sources[step]
+        mask = (source >= 0).long()
+        logits = model(input_ids=source.clamp(min=0), attention_mask=mask, decoder_input_ids=tokens[step]).logits
+        loss = torch.nn.functional.cross_entropy(
+            logits.reshape(-1, V), targets[step].reshape(-1), label_smoothing=smoothing
+        )
+        optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
         begin = time.perf_counter() if step == 0 else begin
-    seconds = (time.perf_counter() - begin) / (len(losses) - 1)
-    print(json.dumps({"losses": losses, "seconds_per_step": seconds}))
+    print(json.dumps({"losses": losses, "seconds_per_step": (time.perf_counter() - begin) / (len(losses) - 1)}))
 
 
 if __name__ == "__main__":

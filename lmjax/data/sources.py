@@ -5,17 +5,10 @@ A document's id does not depend on the directory that its file lies in, so that 
 into the same training and held-out sides. A group is held out as a whole: the package for `Docs`, else the document.
 """
 
-import codecs
-import contextlib
-import glob
-import gzip
 import hashlib
-import io
 import itertools
 import json
-import os
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,9 +18,8 @@ from etils import epath
 from lmjax.config import to_json
 from lmjax.data import annotated, docs_source, tf
 from lmjax.data.dialogue import turns_as_lines
+from lmjax.data.files import CHUNK, find_files, json_rows, read_lines
 from lmjax.errors import UserError, did_you_mean
-
-CHUNK = 1 << 20  # bytes read at once
 
 
 @dataclass(frozen=True)
@@ -121,22 +113,22 @@ def texts(source: SourceConfig) -> Iterator[tuple[str, str, str]]:
         case Docs():
             yield from docs_source.documents()
         case TextFiles():
-            for name, path in _files(source.paths):
+            for name, path in find_files(source.paths):
                 for number, text in enumerate(_split(source, path), 1):
                     id_ = name if source.documents == "file" else f"{name}:{number}"
                     yield id_, id_, text
         case Jsonl():
-            for name, path in _files(source.paths):
+            for name, path in find_files(source.paths):
                 for number, text in _json_texts(path, source.field):
                     yield f"{name}:{number}", f"{name}:{number}", text
         case ParallelText():
             yield from _pairs(source)
         case Annotated():
-            for name, text in annotated.documents(_files(source.paths), source.width):
+            for name, text in annotated.documents(find_files(source.paths), source.width):
                 yield name, name, text
         case Dialogues():
-            for name, path in _files(source.paths):
-                for number, row in _json_rows(path):
+            for name, path in find_files(source.paths):
+                for number, row in json_rows(path):
                     yield f"{name}:{number}", f"{name}:{number}", turns_as_lines(row, f"{path}, line {number}")
         case Tfds():
             builder = _builder(source)
@@ -150,8 +142,8 @@ def texts(source: SourceConfig) -> Iterator[tuple[str, str, str]]:
 
 def record_lines(source: ErnieRecords) -> Iterator[tuple[str, str, str]]:
     """(id, where, line) of each record."""
-    for name, path in _files(source.paths):
-        for number, line in enumerate(_lines(path, "utf-8"), 1):
+    for name, path in find_files(source.paths):
+        for number, line in enumerate(read_lines(path, "utf-8"), 1):
             yield f"{name}:{number}", f"{path}, line {number}", line
 
 
@@ -164,7 +156,7 @@ def fingerprint(source: SourceConfig) -> str:
         case Docs():
             digest.update(docs_source.fingerprint().encode())
         case TextFiles() | Jsonl() | ParallelText() | Annotated() | Dialogues() | ErnieRecords():
-            files = _files((source.source, source.target) if isinstance(source, ParallelText) else source.paths)
+            files = find_files((source.source, source.target) if isinstance(source, ParallelText) else source.paths)
             if isinstance(source, Annotated):
                 files += [(f"{name}.ann", path.with_suffix(".ann")) for name, path in files if path.suffix == ".txt"]
             for name, path in files:
@@ -178,39 +170,8 @@ def fingerprint(source: SourceConfig) -> str:
     return digest.hexdigest()
 
 
-def _files(patterns: tuple[str, ...]) -> list[tuple[str, epath.Path]]:
-    """Each file once, in order, with its name below the part of its pattern that has no wildcard."""
-    if isinstance(patterns, str):
-        raise UserError(f"paths is a tuple: write paths=({patterns!r},)")
-    found: dict[epath.Path, str] = {}
-    for pattern in patterns:
-        path = epath.Path(pattern).expanduser()
-        parts = path.parts
-        wild = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-        if wild == len(parts) or path.exists():
-            root, matches = path.parent, [path]
-        else:
-            root = epath.Path(*parts[:wild])
-            matches = _glob(root, "/".join(parts[wild:]))
-        files = [match for match in matches if match.is_file()]
-        if not files:
-            mend = f"it is a directory; write {path}/*.txt" if path.is_dir() else "give an existing file, or a glob"
-            raise UserError(f"no file {pattern}: {mend}")
-        found |= {file: file.relative_to(root).as_posix() for file in files if file not in found}
-    return [(name, file) for file, name in found.items()]
-
-
-def _glob(root: epath.Path, wild: str) -> list[epath.Path]:
-    if "://" not in os.fspath(root):  # epath's own glob knows no "**"
-        return [root / found for found in sorted(glob.glob(wild, root_dir=root, recursive=True))]
-    try:
-        return sorted(root.glob(wild))
-    except NotImplementedError:
-        raise UserError(f"{root}/{wild}: ** works on local paths only; name each level with its own *") from None
-
-
 def _split(source: TextFiles, path: epath.Path) -> Iterator[str]:
-    lines = _lines(path, source.encoding)
+    lines = read_lines(path, source.encoding)
     match source.documents:
         case "file":
             yield "".join(lines)
@@ -231,14 +192,14 @@ def _split(source: TextFiles, path: epath.Path) -> Iterator[str]:
 
 
 def _pairs(source: ParallelText) -> Iterator[tuple[str, str, str]]:
-    files = [_files((path,)) for path in (source.source, source.target)]
+    files = [find_files((path,)) for path in (source.source, source.target)]
     if any(len(found) != 1 for found in files):
         raise UserError(f"{source.source}, {source.target}: parallel text is one file on either side")
     ((name, first),), ((_, second),) = files
-    lines = itertools.zip_longest(*(_lines(path, source.encoding) for path in (first, second)))
+    lines = itertools.zip_longest(*(read_lines(path, source.encoding) for path in (first, second)))
     for number, pair in enumerate(lines, 1):
         if None in pair:
-            counts = [sum(1 for _ in _lines(path, source.encoding)) for path in (first, second)]
+            counts = [sum(1 for _ in read_lines(path, source.encoding)) for path in (first, second)]
             raise UserError(
                 f"{first} has {counts[0]} lines and {second} {counts[1]}; parallel files have as many lines"
             )
@@ -247,61 +208,12 @@ def _pairs(source: ParallelText) -> Iterator[tuple[str, str, str]]:
 
 
 def _json_texts(path: epath.Path, field: str) -> Iterator[tuple[int, str]]:
-    for number, row in _json_rows(path):
+    for number, row in json_rows(path):
         if field not in row:
             raise UserError(f"{path}, line {number}: no field '{field}'{did_you_mean(field, row)}")
         if not isinstance(row[field], str):
             raise UserError(f"{path}, line {number}: field '{field}' is {type(row[field]).__name__}, not text")
         yield number, row[field]
-
-
-def _json_rows(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_lines(path, "utf-8"), 1):
-        if line.isspace():
-            continue
-        try:
-            row = json.loads(line.rstrip("\n"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg}, column {error.colno})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not a JSON object")
-        yield number, row
-
-
-def _lines(path: epath.Path, encoding: str) -> Iterator[str]:
-    """Lines with their "\\n", whatever line ends the file has, without holding the file in memory."""
-    codec = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
-    try:
-        with _open(path) as data, io.TextIOWrapper(data, codec) as file:
-            yield from file
-    except LookupError:
-        raise UserError(f"unknown encoding '{encoding}'; it is one of Python's: utf-8, latin-1, gb18030 ...") from None
-    except UnicodeDecodeError as error:
-        where = f"{path}: not {encoding} at byte {_bad_byte(path, encoding)}"
-        raise UserError(f"{where} ({error.reason}); state its encoding, or mend it") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-
-
-@contextlib.contextmanager
-def _open(path: epath.Path) -> Iterator[Any]:
-    with path.open("rb") as file:
-        yield gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
-
-
-def _bad_byte(path: epath.Path, encoding: str) -> int:
-    """Offset of the first byte (of the unpacked data, for .gz) that `encoding` cannot read."""
-    decoder, offset = codecs.getincrementaldecoder(encoding)(), 0
-    with _open(path) as data:
-        while True:
-            chunk, pending = data.read(CHUNK), len(decoder.getstate()[0])
-            try:
-                decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                return offset - pending + error.start
-            if not chunk:
-                return offset
-            offset += len(chunk)
 
 
 def _builder(source: Tfds) -> Any:

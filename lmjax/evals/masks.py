@@ -5,6 +5,7 @@ import numpy as np
 
 from lmjax.errors import UserError
 from lmjax.interop import LanguageModel
+from lmjax.models.architecture import check_use
 
 
 def fill_masks(lm: LanguageModel, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
@@ -13,8 +14,9 @@ def fill_masks(lm: LanguageModel, text: str, top: int = 5) -> list[list[tuple[st
     Raises:
       UserError: a model without masks, or a text without one.
     """
-    if "mlm" not in lm.heads or (mask_id := lm.tokenizer.mask_id) is None:
-        raise UserError("this model does not predict masked tokens; `generate` continues a text with a causal model")
+    check_use(lm.config, lm.heads, "fill-mask")
+    if (mask_id := lm.tokenizer.mask_id) is None:
+        raise UserError("the tokenizer has no [MASK], which stands where a word is to be filled in")
     features = lm.encode(text)
     positions = np.flatnonzero(features["tokens"][0] == mask_id)
     if not len(positions):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -17,7 +17,8 @@ from lmjax.types import Params
 
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "dots", "full"]
-PositionForm = Literal["learned", "sinusoidal", "sinusoidal_marian", "sinusoidal_tensor2tensor", "none"]
+PositionForm = Literal["learned", "sinusoidal", "sinusoidal_marian", "sinusoidal_tensor2tensor"]
+USES = {"fill-mask": "mlm", "generate": "clm", "translate": "seq2seq"}  # verb: the head that it needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +32,9 @@ class ModelConfig:
     vocab_size: int
     hidden_size: int
     num_hidden_layers: int
-    num_attention_heads: int
     intermediate_size: int
-    max_position_embeddings: int
     hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    layer_norm_eps: float = 1e-5
-    initializer_range: float = 0.02
-    position_embedding: PositionForm = "learned"
-    position_combine: Literal["add", "concat"] = "add"
     dtype: Dtype = "float32"
-    attention: Implementation = operational("xla")
     remat: Remat = operational("none")
     unroll: int = operational(1)
 
@@ -49,9 +42,32 @@ class ModelConfig:
     def padded_vocab_size(self) -> int:
         return -(-self.vocab_size // 128) * 128
 
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig(ModelConfig):
+    """What the configs of models with attention add."""
+
+    num_attention_heads: int
+    max_position_embeddings: int
+    attention_dropout: float = 0.1
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    position_embedding: PositionForm = "learned"
+    position_combine: Literal["add", "concat"] = "add"
+    attention: Implementation = operational("xla")
+
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderDecoderConfig(AttentionConfig):
+    """What those add whose encoder reads a text of its own: the tokens that a decoder's text starts from, and that
+    closes either text."""
+
+    decoder_start_token_id: int
+    eos_token_id: int
 
 
 @dataclass(frozen=True)
@@ -98,6 +114,8 @@ class Architecture:
 
 def check(cfg: ModelConfig, length: int) -> None:
     """Raises UserError where a config cannot be built, or not for rows of `length` tokens."""
+    if not isinstance(cfg, AttentionConfig):
+        return
     if cfg.hidden_size % cfg.num_attention_heads:
         raise UserError(
             f"hidden_size {cfg.hidden_size} is not divisible by num_attention_heads {cfg.num_attention_heads}"
@@ -108,6 +126,22 @@ def check(cfg: ModelConfig, length: int) -> None:
         raise UserError(
             f"length {length} exceeds the position table ({cfg.max_position_embeddings} rows); "
             "lower the length or raise model.max_position_embeddings"
+        )
+
+
+def portable(cfg: ModelConfig) -> ModelConfig:
+    """The same model by the kernel and the memory plan that run anywhere."""
+    cfg = replace(cfg, remat="none")
+    return replace(cfg, attention="xla") if isinstance(cfg, AttentionConfig) else cfg
+
+
+def check_use(cfg: ModelConfig, heads: Sequence[str], verb: str) -> None:
+    """Raises UserError where a model with these heads does not do what the verb asks, naming one that suits it."""
+    if USES[verb] not in heads:
+        suits = next((other for other, head in USES.items() if head in heads), "embed")
+        has = ", ".join(heads) or "none"
+        raise UserError(
+            f"{verb} needs a model with head {USES[verb]}, and this {type(cfg).__name__} has {has}; use {suits}"
         )
 
 

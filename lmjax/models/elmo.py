@@ -35,17 +35,13 @@ class ElmoConfig(ModelConfig):
     """Shape of an ELMo; the defaults are the original's.
 
     `vocab_size` is of the words that are predicted; `hidden_size` a direction's width, `intermediate_size` its cells.
-    `filters`: (width, count) pairs. A clip of 0 means none. `unroll` is of the scan over words. There is neither
-    attention nor a table of positions: what the base says of them is not read.
+    `filters`: (width, count) pairs. A clip of 0 means none. `unroll` is of the scan over words.
     """
 
     vocab_size: int = 793_471
     hidden_size: int = 512
     num_hidden_layers: int = 2
     intermediate_size: int = 4096
-    num_attention_heads: int = 1
-    max_position_embeddings: int = 0
-    position_embedding: Literal["learned", "sinusoidal", "none"] = "none"
     character_size: int = 16
     filters: tuple[tuple[int, int], ...] = RELEASED
     num_highways: int = 2

@@ -13,21 +13,20 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from lmjax.errors import UserError
-from lmjax.models.architecture import ModelConfig
+from lmjax.models.architecture import AttentionConfig
 from lmjax.models.layers import (
     ACTIVATIONS,
-    Attention,
     Dense,
     Dropout,
     Embedding,
     Initializer,
     LayerNorm,
-    Mlp,
     PositionEmbedding,
     hold_batch,
     layer_outputs,
     padded,
     positions_like,
+    post_norm,
     stack,
 )
 from lmjax.models.weights import Weight
@@ -37,7 +36,7 @@ from lmjax.types import Array, Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig(ModelConfig):
+class EncoderConfig(AttentionConfig):
     """What the configs of these families share.
 
     `max_position_embeddings` counts the positions that text may take. `position_offset`: the first of them reads this
@@ -67,7 +66,7 @@ def _table_init(cfg: EncoderConfig) -> Initializer:
 
 
 class EncoderLayer(nn.Module):
-    """Post-LN block: x = LN(x + Drop(attention(x))); x = LN(x + Drop(mlp(x)))."""
+    """One `post_norm` block."""
 
     cfg: EncoderConfig
     train: bool
@@ -75,12 +74,8 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: Array, _cache: None, mask: Array | None, _offset: int) -> tuple[Array, dict[str, Any]]:
-        cfg, init = self.cfg, _init(self.cfg)
-        mixed_BLD, _, probabilities = Attention(cfg, self.train, init, init, name="attention")(x_BLD, mask)
-        mixed_BLD = Dropout(cfg.hidden_dropout, self.train)(mixed_BLD)
-        x_BLD = LayerNorm(cfg.layer_norm_eps, name="attention_norm")(x_BLD + mixed_BLD)
-        changed_BLD = Dropout(cfg.hidden_dropout, self.train)(Mlp(cfg, cfg.activation, init, init, name="mlp")(x_BLD))
-        x_BLD = hold_batch(LayerNorm(cfg.layer_norm_eps, name="mlp_norm")(x_BLD + changed_BLD))
+        cfg = self.cfg
+        x_BLD, _, probabilities = post_norm(cfg, self.train, cfg.activation, _init(cfg), x_BLD, mask)
         return x_BLD, {"hidden": x_BLD, "attention": probabilities} if self.collect else {}
 
 

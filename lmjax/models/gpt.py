@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from lmjax.errors import UserError
-from lmjax.models.architecture import Architecture, ModelConfig
+from lmjax.models.architecture import Architecture, AttentionConfig
 from lmjax.models.layers import (
     Attention,
     Dropout,
@@ -38,7 +38,7 @@ from lmjax.types import Array, Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class GptConfig(ModelConfig):
+class GptConfig(AttentionConfig):
     """Shape of a GPT-2; the defaults are GPT-2 small.
 
     `window`: the second, fourth, ... layer sees that many tokens only, the current one among them (0 = all see all).
@@ -137,7 +137,7 @@ class Gpt(nn.Module):
         return outputs | cached
 
 
-def empty_cache(cfg: ModelConfig, batch: int, length: int) -> dict[str, Any]:
+def empty_cache(cfg: AttentionConfig, batch: int, length: int) -> dict[str, Any]:
     """Room for `length` tokens a row: keys and values [N, B, S, H, K], segment ids [B, S], and how many are filled."""
     shape = (cfg.num_hidden_layers, batch, length, cfg.num_attention_heads, cfg.head_size)
     return {
@@ -243,7 +243,7 @@ def flops(cfg: GptConfig, length: int, heads: tuple[str, ...], predictions: int)
     return decoder_flops(cfg, length, predictions if "clm" in heads else 0, cfg.windows)
 
 
-def decoder_flops(cfg: ModelConfig, length: int, predictions: int, windows: tuple[int, ...] = (0,)) -> float:
+def decoder_flops(cfg: AttentionConfig, length: int, predictions: int, windows: tuple[int, ...] = (0,)) -> float:
     """2 a weight and token in products; 4 D in attention for each pair of tokens of which one may see the other:
     T^2 / 2 in a causal layer, W T - W^2 / 2 under a band of W < T."""
     D, F, V, T = cfg.hidden_size, cfg.intermediate_size, cfg.padded_vocab_size, length

@@ -20,20 +20,18 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from lmjax.errors import UserError
-from lmjax.models.architecture import Architecture, ModelConfig
+from lmjax.models.architecture import Architecture, AttentionConfig
 from lmjax.models.gpt import DECODER_SHARDING, HF_KEYS, decoder_flops, layer_weights
 from lmjax.models.layers import (
-    Attention,
     Dropout,
     Embedding,
-    LayerNorm,
-    Mlp,
     PositionEmbedding,
     hold_batch,
     layer_outputs,
     normal,
     padded,
     positions_like,
+    post_norm,
     run_causally,
     stack,
 )
@@ -43,7 +41,7 @@ from lmjax.types import Array, Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gpt1Config(ModelConfig):
+class Gpt1Config(AttentionConfig):
     """Shape of a GPT-1; the defaults are the released one."""
 
     vocab_size: int = 40478
@@ -63,7 +61,7 @@ class Gpt1Config(ModelConfig):
 
 
 class Gpt1Layer(nn.Module):
-    """Post-LN block: x = LN(x + Drop(attention(x))); x = LN(x + Drop(mlp(x)))."""
+    """One `post_norm` block."""
 
     cfg: Gpt1Config
     train: bool
@@ -74,12 +72,7 @@ class Gpt1Layer(nn.Module):
         self, x_BLD: Array, cache: dict[str, Array] | None, mask: Array | None, offset: Array | int
     ) -> tuple[Array, dict[str, Any]]:
         cfg, init = self.cfg, normal(self.cfg.initializer_range)
-        attention = Attention(cfg, self.train, init, init, name="attention")
-        mixed_BLD, cache, probabilities = attention(x_BLD, mask, cache, offset)
-        mixed_BLD = Dropout(cfg.hidden_dropout, self.train)(mixed_BLD)
-        x_BLD = LayerNorm(cfg.layer_norm_eps, name="attention_norm")(x_BLD + mixed_BLD)
-        changed_BLD = Dropout(cfg.hidden_dropout, self.train)(Mlp(cfg, cfg.activation, init, init, name="mlp")(x_BLD))
-        x_BLD = hold_batch(LayerNorm(cfg.layer_norm_eps, name="mlp_norm")(x_BLD + changed_BLD))
+        x_BLD, cache, probabilities = post_norm(cfg, self.train, cfg.activation, init, x_BLD, mask, cache, offset)
         collected = {"hidden": x_BLD, "attention": probabilities} if self.collect else {}
         return x_BLD, {"cache": cache, **collected}
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lmjax.models.architecture import ModelConfig, PositionForm
+from lmjax.models.architecture import AttentionConfig, ModelConfig, PositionForm
 from lmjax.ops.attention import attention, attention_mask
 from lmjax.ops.dense import dense
 from lmjax.ops.dropout import dropout
@@ -130,7 +130,7 @@ class PositionEmbedding(nn.Module):
     `offset`: rows of the learned table that come before position 0.
     """
 
-    cfg: ModelConfig
+    cfg: AttentionConfig
     kernel_init: Initializer
     table_dropout: float = 0.0
     offset: int = 0
@@ -145,8 +145,6 @@ class PositionEmbedding(nn.Module):
 
     def __call__(self, x_BLD: Array, positions_BL: Array) -> Array:
         cfg = self.cfg
-        if cfg.position_embedding == "none":
-            return x_BLD
         if cfg.position_embedding == "learned":
             position_BLD = self.position(positions_BL + self.offset)
         else:
@@ -164,7 +162,7 @@ class Attention(nn.Module):
     Returns (output [B, L, D], cache or None, probabilities [B, H, L, S] or None).
     """
 
-    cfg: ModelConfig
+    cfg: AttentionConfig
     train: bool
     kernel_init: Initializer
     out_init: Initializer
@@ -212,6 +210,26 @@ class Mlp(nn.Module):
         D, F = self.cfg.hidden_size, self.cfg.intermediate_size
         x_BLF = ACTIVATIONS[self.activation](Dense((D,), (F,), self.kernel_init, name="up")(x_BLD))
         return Dense((F,), (D,), self.out_init, name="down")(x_BLF)
+
+
+def post_norm(
+    cfg: AttentionConfig,
+    train: bool,
+    activation: str,
+    init: Initializer,
+    x_BLD: Array,
+    mask: Array | None,
+    cache: dict[str, Array] | None = None,
+    offset: Array | int = 0,
+) -> tuple[Array, dict[str, Array] | None, Array | None]:
+    """The modules of a post-LN block, for a layer's own `__call__`: x = LN(x + Drop(attention(x))), then x = LN(x +
+    Drop(mlp(x))). Returns the output, and the cache and the probabilities as `Attention` does."""
+    mixed_BLD, cache, probabilities = Attention(cfg, train, init, init, name="attention")(x_BLD, mask, cache, offset)
+    mixed_BLD = Dropout(cfg.hidden_dropout, train)(mixed_BLD)
+    x_BLD = LayerNorm(cfg.layer_norm_eps, name="attention_norm")(x_BLD + mixed_BLD)
+    changed_BLD = Dropout(cfg.hidden_dropout, train)(Mlp(cfg, activation, init, init, name="mlp")(x_BLD))
+    x_BLD = hold_batch(LayerNorm(cfg.layer_norm_eps, name="mlp_norm")(x_BLD + changed_BLD))
+    return x_BLD, cache, probabilities
 
 
 def stack(

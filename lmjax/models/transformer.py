@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from lmjax.errors import UserError
 from lmjax.models import gpt
-from lmjax.models.architecture import Architecture, ModelConfig, PositionForm
+from lmjax.models.architecture import Architecture, AttentionConfig, EncoderDecoderConfig, PositionForm
 from lmjax.models.layers import (
     Attention,
     Dropout,
@@ -39,7 +39,7 @@ from lmjax.types import Array, Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig(ModelConfig):
+class TransformerConfig(EncoderDecoderConfig):
     """Shape of a Transformer; the defaults are the base model.
 
     `num_hidden_layers` counts those of the encoder, and of the decoder as well. `initializer_range` is of learned
@@ -197,7 +197,7 @@ class Transformer(nn.Module):
         return outputs
 
 
-def empty_cache(cfg: ModelConfig, batch: int, length: int, encoder_length: int) -> dict[str, Any]:
+def empty_cache(cfg: AttentionConfig, batch: int, length: int, encoder_length: int) -> dict[str, Any]:
     """Room for `length` tokens of the decoder and, under "cross" and "encoder_segment_ids", for those of the encoder;
     otherwise as in `gpt.empty_cache`."""
     own, cross = (gpt.empty_cache(cfg, batch, size) for size in (length, encoder_length))

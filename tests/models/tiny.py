@@ -10,7 +10,7 @@ import numpy as np
 
 from lmjax import objectives
 from lmjax.models import MODELS, architecture_of
-from lmjax.models.architecture import ModelConfig, abstract_params, model_inputs
+from lmjax.models.architecture import AttentionConfig, ModelConfig, abstract_params, model_inputs
 from lmjax.models.weights import flatten, unflatten
 from lmjax.objectives import Objective
 from lmjax.ops.vocabulary import VocabLogits
@@ -31,11 +31,14 @@ RECIPES: dict[str, tuple[tuple[str, ...], Objective]] = {  # family: heads and o
     "roberta": (("mlm",), objectives.mlm(next_sentence=False)),
 }
 # Families without attention and positions; what a generic test says of those does not speak of them.
-RECURRENT = {"elmo"}
+RECURRENT = {family for family, a in MODELS.items() if not issubclass(a.config, AttentionConfig)}
 CONVERTIBLE: dict[str, dict[str, Any]] = {  # what makes a config one that Hugging Face has
     "marian": {"position_embedding": "sinusoidal_marian", "layer_norm_eps": 1e-5},
 }
 FAMILIES = {**MODELS, "gpt3": MODELS["gpt2"]}  # GPT-3 is GPT-2 with bands: the tests of families take it as one more
+# Whether a token sees only what stands before it.
+CAUSAL = {"bert": False, "ernie": False, "roberta": False, "elmo": False}
+CAUSAL |= dict.fromkeys(["gpt2", "gpt3", "openai-gpt", "marian"], True)
 SHAPES: dict[str, dict[str, Any]] = {  # what makes a family's model tiny beside the sizes that all have
     "gpt3": {"window": 3},
     "openai-gpt": {"intermediate_size": 128},
@@ -44,7 +47,7 @@ SHAPES: dict[str, dict[str, Any]] = {  # what makes a family's model tiny beside
 
 
 def tiny(family: str, **changes: Any) -> ModelConfig:
-    """Two layers of width 32, without dropout."""
+    """Two layers of width 32, without dropout. Of a family without attention, what is said of attention is dropped."""
     shape = {
         "vocab_size": VOCAB,
         "hidden_size": 32,
@@ -55,8 +58,10 @@ def tiny(family: str, **changes: Any) -> ModelConfig:
         **SHAPES.get(family, {}),
     }
     config = FAMILIES[family].config
-    quiet = {f.name: 0.0 for f in fields(config) if f.name.endswith("dropout")}
-    return config(**shape | quiet | changes)
+    names = {f.name for f in fields(config)}
+    quiet = {name: 0.0 for name in names if name.endswith("dropout")}
+    foreign = {f.name for f in fields(AttentionConfig)} - names
+    return config(**{k: v for k, v in (shape | quiet | changes).items() if k not in foreign})
 
 
 def noisy(cfg: ModelConfig, heads: tuple[str, ...]) -> dict[str, Any]:

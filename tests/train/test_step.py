@@ -255,4 +255,5 @@ def bare_losses():
 def test_a_mesh_changes_no_loss(family, sizes, bare_losses):
     losses = _losses(family, sizes)
     np.testing.assert_allclose(losses, bare_losses[family], rtol=1e-5)
-    assert losses[-1] < 0.95 * losses[0]  # it trains
+    # It trains. Measured: ELMo to 0.905 of the first loss, the Transformer to 0.751, the others to 0.47 to 0.59.
+    assert losses[-1] < (0.91 if family == "elmo" else 0.8) * losses[0]
