@@ -6,10 +6,12 @@ Prepares the data where that has not been done, trains or resumes, and writes th
 import sys
 
 from lmjax.commands import exit_codes
+from lmjax.memory import keep_freed_memory
 
 
 @exit_codes
 def main() -> None:
+    keep_freed_memory()
     from lmjax.config import load_and_override
     from lmjax.parallel import initialize_distributed
     from lmjax.pretraining import pretrain

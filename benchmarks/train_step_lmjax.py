@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from lmjax import objectives
+from lmjax.memory import keep_freed_memory
 from lmjax.models import architecture_of, preset
 from lmjax.models.architecture import init_params, model_inputs
 from lmjax.train.optim import OptimConfig, make_optimizer, make_schedule
@@ -17,6 +18,7 @@ from lmjax.types import TrainState
 
 
 def main() -> None:
+    keep_freed_memory()
     model, dtype = sys.argv[1:]
     cfg = preset({"bert": "bert-base-uncased", "gpt2": "gpt2"}[model])
     cfg = replace(cfg, dtype=dtype, unroll=cfg.num_hidden_layers)

@@ -13,7 +13,7 @@ FILES = [*sorted(ROOT.glob("lmjax/**/*.py")), *sorted(ROOT.glob("run_*.py")), *s
 LONGEST = 350  # lines of a file that is still read top to bottom
 
 RANKS = {
-    **dict.fromkeys(["types", "errors"], 1),
+    **dict.fromkeys(["types", "errors", "memory"], 1),
     **dict.fromkeys(["config", "chips", "parallel"], 2),
     **dict.fromkeys(["ops"], 3),
     **dict.fromkeys(["data", "models", "objectives"], 4),
