@@ -28,7 +28,7 @@ from lmjax.data.records import ReadyPairs
 from lmjax.data.sentences import SentenceRule, documents
 from lmjax.data.sources import Annotated, Dialogues, Docs, ErnieRecords, SourceConfig, fingerprint
 from lmjax.data.store import MARKED, SCHEMA_VERSION, SPLITS, WORD_BEGINS, WORD_INSIDE, ArrayWriter, Store, built_aside
-from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer, read_tokenizer
+from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
 from lmjax.data.words import END_SENTENCE, spell
 from lmjax.errors import UserError
 
@@ -264,7 +264,7 @@ def _check_same(store: Store, cfg: DataConfig) -> None:
     changed = differences(stored, cfg)
     vocabulary = epath.Path(cfg.tokenizer.path)
     if not changed and cfg.tokenizer.kind == "file" and vocabulary.exists():
-        given = read_tokenizer(vocabulary, cfg.tokenizer.lowercase, cfg.tokenizer.fill_to).fingerprint
+        given = make_tokenizer(cfg.tokenizer, ()).fingerprint
         changed = [] if given == store.tokenizer.fingerprint else [f"tokenizer (the vocabulary at {vocabulary})"]
     if changed:
         raise UserError(

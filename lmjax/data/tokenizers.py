@@ -39,6 +39,8 @@ MERGES = {  # the merges of a BPE: its tokens
     "merges.txt": "vocab.json",
     "vocab_40000.bpe": "encoder_bpe_40000.json",
 }
+SPACY_BPE = "spacy_bpe.json"
+Cleaning = Literal["basic", "spacy"]
 KNOWN = "vocab.txt, tokenizer.json, words.txt, a .model, or a directory with one or with encoder.json and vocab.bpe"
 
 
@@ -50,7 +52,8 @@ class TokenizerConfig:
     that holds one of them, or GPT-2's encoder.json and vocab.bpe (with fairseq's dict.txt beside them, RoBERTa's order
     of ids), or GPT-1's encoder_bpe_40000.json and vocab_40000.bpe (either also under the names vocab.json and
     merges.txt). "roberta_bpe" is "byte_bpe" in RoBERTa's order. `lowercase` is of WordPiece alone. `fill_to`: a
-    vocab.txt gets entries that no text has, up to so many (ERNIE's model has 18,000 rows for 17,964).
+    vocab.txt gets entries that no text has, up to so many (ERNIE's model has 18,000 rows for 17,964). `cleaning` is of
+    GPT-1's BPE alone: transformers', or the original's by ftfy and spaCy (`spacy_bpe`; `pip install lmjax[gpt1]`).
     """
 
     kind: Literal["wordpiece", "byte_bpe", "roberta_bpe", "bpe", "sentencepiece", "words", "file"]
@@ -58,6 +61,7 @@ class TokenizerConfig:
     path: str = ""
     lowercase: bool = True
     fill_to: int = 0
+    cleaning: Cleaning = "basic"
 
 
 class Tokenizer(ABC):
@@ -189,7 +193,9 @@ class SentencePieceTokenizer(Tokenizer):
 
 def make_tokenizer(cfg: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Reads the vocabulary at `cfg.path`, or trains one on `texts`. Raises UserError as the two below do."""
-    return read_tokenizer(cfg.path, cfg.lowercase, cfg.fill_to) if cfg.kind == "file" else train_tokenizer(cfg, texts)
+    if cfg.kind != "file":
+        return train_tokenizer(cfg, texts)
+    return read_tokenizer(cfg.path, cfg.lowercase, cfg.fill_to, cfg.cleaning)
 
 
 def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
@@ -197,9 +203,11 @@ def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
     return read_tokenizer(directory)
 
 
-def read_tokenizer(path: str | os.PathLike, lowercase: bool = True, fill_to: int = 0) -> Tokenizer:
+def read_tokenizer(
+    path: str | os.PathLike, lowercase: bool = True, fill_to: int = 0, cleaning: Cleaning = "basic"
+) -> Tokenizer:
     """A vocabulary from a file or a directory; see `TokenizerConfig`. A tokenizer_config.json beside a vocab.txt
-    overrules `lowercase`.
+    overrules `lowercase`, and a saved spacy_bpe.json `cleaning`.
 
     Raises:
       UserError: no vocabulary there, or one that does not parse.
@@ -212,7 +220,12 @@ def read_tokenizer(path: str | os.PathLike, lowercase: bool = True, fill_to: int
             return SentencePieceTokenizer(file.read_bytes())
         if file.name == "words.txt":
             return _words().WordTokenizer(file.read_bytes())
-        return HuggingFaceTokenizer(_tokenizer_json(file, lowercase, fill_to))
+        if file.name == SPACY_BPE:
+            return _spacy_bpe().SpacyBpe(file.read_bytes())
+        data = _tokenizer_json(file, lowercase, fill_to)
+        if cleaning == "spacy":
+            return _spacy_bpe().SpacyBpe(training.without_cleaning(data))
+        return HuggingFaceTokenizer(data)
     except UserError:
         raise
     except Exception as error:  # the Rust library raises bare Exception
@@ -227,7 +240,7 @@ def _tokenizer_json(file: epath.Path, lowercase: bool, fill_to: int) -> bytes:
         vocab = json.loads((file.parent / MERGES[file.name]).read_bytes())
         merges = [(a, b) for a, b in (line.split(" ") for line in lines if not line.startswith("#version"))]
         if any(token.endswith(training.WORD_END) for token in vocab):
-            return training.to_bytes(training.word_bpe_pipeline(vocab, merges))
+            return training.to_bytes(training.word_bpe_pipeline(vocab, merges, basic=True))
         if (order := _fairseq_order(file.parent / "dict.txt", vocab)) is not None:
             return training.to_bytes(training.roberta_pipeline(order, merges))
         tokenizer = training.byte_level_pipeline(hf.models.BPE(vocab, merges))
@@ -263,7 +276,7 @@ def _vocabulary_file(path: epath.Path) -> epath.Path:
     if not path.is_dir():
         raise UserError(f"no vocabulary at {path}; give {KNOWN}")
     models = sorted(path.glob("*.model"))
-    names = ("vocab.txt", "words.txt", *MERGES)
+    names = (SPACY_BPE, "vocab.txt", "words.txt", *MERGES)
     files = [path / "tokenizer.json", *models, *(path / name for name in names)]
     found = next((file for file in files if file.is_file()), None)
     if found is None:
@@ -282,11 +295,16 @@ def train_tokenizer(cfg: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     if first is None:
         raise UserError("no text to train a tokenizer on; the corpus is empty")
     texts = chain([first], texts)
+    if cfg.cleaning != "basic" and cfg.kind != "bpe":
+        raise UserError(f"tokenizer: cleaning '{cfg.cleaning}' is of kind 'bpe', GPT-1's; kind '{cfg.kind}' has none")
     match cfg.kind:
         case "wordpiece":
             return HuggingFaceTokenizer(training.wordpiece(texts, cfg.vocab_size, cfg.lowercase))
         case "byte_bpe":
             return HuggingFaceTokenizer(training.byte_bpe(texts, cfg.vocab_size))
+        case "bpe" if cfg.cleaning == "spacy":
+            words = map(_spacy_bpe().cut, texts)
+            return _spacy_bpe().SpacyBpe(training.word_bpe(words, cfg.vocab_size, basic=False))
         case "bpe":
             return HuggingFaceTokenizer(training.word_bpe(texts, cfg.vocab_size))
         case "roberta_bpe":
@@ -304,3 +322,9 @@ def _words() -> Any:
     from lmjax.data import words  # it builds on this module
 
     return words
+
+
+def _spacy_bpe() -> Any:
+    from lmjax.data import spacy_bpe  # so does it
+
+    return spacy_bpe

@@ -234,8 +234,9 @@ def test_a_row_has_room_for_all_that_its_selection_can_ask_for():
     assert MaskingConfig(max_predictions=0).predictions(512) == 77
     assert MaskingConfig().predictions(512) == 20
     assert MaskingConfig(selection="ernie", max_predictions=512).predictions(128) == 128  # the whole row
-    wanted = 0.15 * 128 + 6 * np.sqrt(0.15 * 0.85 * 128)
-    assert MaskingConfig(selection="ernie", max_predictions=0).predictions(128) == np.ceil(wanted)
+    for unit, size in (("token", 1), ("word", 2), ("phrase", 2), ("entity", 3)):  # as a coin takes so many tokens
+        wanted = 0.15 * 128 + 6 * np.sqrt(0.15 * 0.85 * 128 * size)
+        assert MaskingConfig(unit, selection="ernie", max_predictions=0).predictions(128) == np.ceil(wanted)
     with pytest.raises(UserError, match="selection 'roberta' takes single positions; unit 'word'"):
         MaskingConfig("word", selection="roberta")
 
