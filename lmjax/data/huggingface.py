@@ -9,7 +9,7 @@ from etils import epath
 from lmjax.data.tokenizers import SPACY_BPE, HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
 # what a directory may hold
-VOCABULARIES = ("tokenizer.json", "*.model", SPACY_BPE, "vocab.txt", "words.txt", "vocab.bpe", "merges.txt")
+VOCABULARIES = ("tokenizer.json", "*.model", "*.spm", SPACY_BPE, "vocab.txt", "words.txt", "vocab.bpe", "merges.txt")
 
 
 def write_tokenizer(
@@ -18,7 +18,7 @@ def write_tokenizer(
     """Writes the tokenizer's own file and what AutoTokenizer needs beside it.
 
     A SentencePiece .model of the unigram kind is also written as the tokenizer.json that gives the same tokens; for one
-    of another kind, a vocabulary of words, or words that spaCy cuts, there is no such file.
+    of another kind, for Marian's own files, a vocabulary of words, or words that spaCy cuts, there is no such file.
 
     Args:
       max_length: of the model's rows, in tokens.
@@ -66,7 +66,8 @@ def _frame(tokenizer: Tokenizer, cls_id: int, sep_id: int) -> Any:
 
 
 def hf_tokenizer(tokenizer: Tokenizer) -> hf.Tokenizer | None:
-    """The same tokenizer in the `tokenizers` library, or None where that cannot be (words, spaCy, SentencePiece's BPE).
+    """The same tokenizer in the `tokenizers` library, or None where that cannot be (words, spaCy, Marian,
+    SentencePiece's BPE).
 
     A SentencePiece model gives the same ids either way, but for the spaces beside special tokens written in a text.
     """

@@ -24,6 +24,7 @@ from lmjax.data.annotated import ENTITY_BEGIN, ENTITY_END
 from lmjax.data.chinese import Boundaries
 from lmjax.data.dialogue import RESPONSE_MARK, DialogueTurns
 from lmjax.data.instances import InstanceConfig, SentencePairs, build_table
+from lmjax.data.marian import MarianTokenizer
 from lmjax.data.records import ReadyPairs
 from lmjax.data.sentences import SentenceRule, documents
 from lmjax.data.sources import Annotated, Dialogues, Docs, ErnieRecords, SourceConfig, fingerprint
@@ -212,6 +213,8 @@ def _encoder(cfg: DataConfig, tokenizer: Tokenizer) -> Encode:
         return lambda sentences: ((_checked(ids, tokenizer), np.array(flags)) for ids, flags in sentences)
     if isinstance(cfg.source, Annotated) and cfg.boundaries is None:
         raise UserError("a source of annotated entities needs boundaries, which put them to use")
+    if isinstance(tokenizer, MarianTokenizer):
+        raise UserError("a store has one vocabulary for both languages, and Marian's cuts each by its own; train one")
     segmenter = chinese.Segmenter(cfg.boundaries) if cfg.boundaries else None
 
     def found(sentences: list[str]) -> Iterator[tuple[list[int], np.ndarray]]:

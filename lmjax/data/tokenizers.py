@@ -108,6 +108,10 @@ class Tokenizer(ABC):
     def id(self, token: str) -> int | None:
         """The token's id, or None where the vocabulary lacks it."""
 
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same of translations, where these have a vocabulary of their own."""
+        return self.encode_batch(texts)
+
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
 
@@ -115,9 +119,15 @@ class Tokenizer(ABC):
         """Writes what `load_tokenizer` reads; Hugging Face's libraries read it too."""
         directory = epath.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        part = directory / f"{self.filename}.part"
-        part.write_bytes(self.data)
-        part.replace(directory / self.filename)
+        for name, data in self.files.items():
+            part = directory / f"{name}.part"
+            part.write_bytes(data)
+            part.replace(directory / name)
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What `save` writes: names and contents."""
+        return {self.filename: self.data}
 
     @functools.cached_property
     def word_begins(self) -> np.ndarray:
@@ -218,6 +228,8 @@ def read_tokenizer(
     try:
         if file.suffix == ".model":
             return SentencePieceTokenizer(file.read_bytes())
+        if file.suffix == ".spm":
+            return _marian().read_marian(file.parent)
         if file.name == "words.txt":
             return _words().WordTokenizer(file.read_bytes())
         if file.name == SPACY_BPE:
@@ -269,13 +281,13 @@ def _fairseq_order(file: epath.Path, vocab: dict[str, int]) -> list[str] | None:
 
 def _vocabulary_file(path: epath.Path) -> epath.Path:
     if path.is_file():
-        if path.suffix in (".txt", ".json", ".model", ".bpe"):
+        if path.suffix in (".txt", ".json", ".model", ".spm", ".bpe"):
             twin = {tokens: merges for merges, tokens in MERGES.items()}.get(path.name)
             return path.parent / twin if twin else path
         raise UserError(f"{path} is no vocabulary; give {KNOWN}")
     if not path.is_dir():
         raise UserError(f"no vocabulary at {path}; give {KNOWN}")
-    models = sorted(path.glob("*.model"))
+    models = sorted([*path.glob("*.model"), *path.glob("*.spm")])
     names = (SPACY_BPE, "vocab.txt", "words.txt", *MERGES)
     files = [path / "tokenizer.json", *models, *(path / name for name in names)]
     found = next((file for file in files if file.is_file()), None)
@@ -324,7 +336,13 @@ def _words() -> Any:
     return words
 
 
+def _marian() -> Any:
+    from lmjax.data import marian
+
+    return marian
+
+
 def _spacy_bpe() -> Any:
-    from lmjax.data import spacy_bpe  # so does it
+    from lmjax.data import spacy_bpe
 
     return spacy_bpe
