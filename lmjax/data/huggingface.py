@@ -9,7 +9,7 @@ from etils import epath
 from lmjax.data.tokenizers import SPACY_BPE, HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
 # what a directory may hold
-VOCABULARIES = ("tokenizer.json", "*.model", "*.spm", SPACY_BPE, "vocab.txt", "words.txt", "vocab.bpe", "merges.txt")
+VOCABULARIES = ("tokenizer.json", "*.model", "*.spm", SPACY_BPE, "vocab.txt", "words.txt", "vocab.bpe", "merges.txt", "*_40000.bpe")
 
 
 def write_tokenizer(
