@@ -88,13 +88,16 @@ def test_early_stopping_ends_the_search_where_it_says():
     params, longest = noisy(cfg, HEADS), 8
     params["word_embeddings"]["embedding"] *= 2
     sources = np.random.default_rng(0).integers(1, 5, (8, 4)).astype(np.int32)
+    next_log_p = [
+        cache(lambda text, source=source: log_probabilities(cfg, params, source, list(text), longest)[-1].tolist())
+        for source in sources
+    ]
     found = {}
     for stopping in ("first_finished", "heuristic", "never"):
         beam = Beam(2, "power", 1.5, stopping)
         best, scores = search(cfg, beam, longest, params, jnp.asarray(sources), jnp.ones((8, 4), jnp.int32))
         found[stopping] = np.asarray(scores)
-        for row, source in enumerate(sources):
-            known = cache(lambda text, source=source: log_probabilities(cfg, params, source, list(text), longest)[-1].tolist())
+        for row, known in enumerate(next_log_p):
             wanted = plain_search(known, cfg, beam, longest)
             np.testing.assert_allclose(scores[row], [score for score, _ in wanted], rtol=1e-4)
             for text, (_, right) in zip(best[row].tolist(), wanted, strict=True):

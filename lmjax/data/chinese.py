@@ -138,7 +138,7 @@ def read_word_list(path: str) -> frozenset[str]:
 def _jieba() -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its source has escapes that Python deprecates, and it asks for pkg_resources
+            warnings.simplefilter("ignore")  # escapes that Python deprecates in its source, and pkg_resources
             import jieba
     except ImportError:
         raise UserError("boundaries of Chinese words need jieba: pip install 'lmjax[zh]'") from None

@@ -6,10 +6,10 @@ from typing import Any
 import tokenizers as hf
 from etils import epath
 
-from lmjax.data.tokenizers import SPACY_BPE, HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+from lmjax.data.tokenizers import MERGES, SPACY_BPE, HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
 # what a directory may hold
-VOCABULARIES = ("tokenizer.json", "*.model", "*.spm", SPACY_BPE, "vocab.txt", "words.txt", "vocab.bpe", "merges.txt", "*_40000.bpe")
+VOCABULARIES = ("tokenizer.json", "*.model", "*.spm", SPACY_BPE, "vocab.txt", "words.txt", *MERGES)
 
 
 def write_tokenizer(

@@ -63,5 +63,9 @@ def _libraries() -> tuple[Callable[[str], str], Callable[[str], list[str]]]:
     except ImportError as error:
         raise UserError(f"cleaning by spaCy needs {error.name}, which is missing: pip install 'lmjax[gpt1]'") from None
     tokenize = spacy.blank("en").tokenizer
-    # A line end takes the space behind it along.
-    return ftfy.fix_text, lambda text: [token.text.lower() if token.text[0] != "\n" else "\n" for token in tokenize(text)]
+
+    def words(text: str) -> list[str]:
+        found = (token.text.lower() for token in tokenize(text))
+        return ["\n" if word.isspace() else word for word in found]  # a line end takes the space behind it along
+
+    return ftfy.fix_text, words

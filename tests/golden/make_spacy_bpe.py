@@ -21,7 +21,7 @@ TEXTS = [
     "schÃ¶n &amp; gut, l’Ã©tÃ© — “quoted” ´accent´ ﬂuﬀy ＬＯＵＤ",
     "I can't, we'd've, y'all're; he's o'clock Mr. O'Neill's e.g. U.S.A. gonna cannot",
     "line one\n\n  line two \r\n\tline three\n",
-    "--- ~~ !!?! \"\"x\"\" ;; (((a))) [[b]] {{c}} ||d|| __e__ //f// **g** ++h,,i -j- --k",
+    '--- ~~ !!?! ""x"" ;; (((a))) [[b]] {{c}} ||d|| __e__ //f// **g** ++h,,i -j- --k',
     "non-breaking–dash 3-4 $5.99 10,000km 50% #1 a@b.com http://a.b/c?d=e&f=g :-) <3 C:/x",
     "İÇ ŞIŞ DŽ ǅ ẞ Σίσυφος",
     "a\x1fb\x1cc\x85d",
