@@ -46,10 +46,10 @@ class MarianTokenizer(Tokenizer):
         return self._encode(self._target, texts)
 
     def _encode(self, processor: sentencepiece.SentencePieceProcessor, texts: Sequence[str]) -> list[list[int]]:
-        codes, rest = zip(*map(_language, texts), strict=True) if texts else ((), ())
-        cut = processor.encode(list(rest), out_type=str, num_threads=os.cpu_count() or 1)
-        unknown = self._ids["<unk>"]
-        return [[self._ids.get(t, unknown) for t in (*code, *pieces)] for code, pieces in zip(codes, cut, strict=True)]
+        split, unknown = [_language(text) for text in texts], self._ids["<unk>"]
+        cut = processor.encode([rest for _, rest in split], out_type=str, num_threads=os.cpu_count() or 1)
+        tokens = [[*code, *pieces] for (code, _), pieces in zip(split, cut, strict=True)]
+        return [[self._ids.get(token, unknown) for token in row] for row in tokens]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._target.decode_pieces([self.token(i) for i in ids if int(i) not in self.special_ids])

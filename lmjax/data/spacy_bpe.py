@@ -59,7 +59,7 @@ def standardize(text: str) -> str:
 def _libraries() -> tuple[Callable[[str], str], Callable[[str], list[str]]]:
     try:
         import ftfy
-        import spacy
+        import spacy  # type: ignore[reportMissingImports] (an extra)
     except ImportError as error:
         raise UserError(f"cleaning by spaCy needs {error.name}, which is missing: pip install 'lmjax[gpt1]'") from None
     tokenize = spacy.blank("en").tokenizer
