@@ -1,7 +1,8 @@
 """GPT-1 as published (Radford et al. 2018): 100 epochs of BooksCorpus in rows of 512 tokens, 64 a batch.
 
 Command:   python run_pretrain.py configs/gpt1.py
-Data:      books as text files under text/; OpenAI's encoder_bpe_40000.json and vocab_40000.bpe under vocab/. With
+Data:      books as text files under text/; OpenAI's encoder_bpe_40000.json and vocab_40000.bpe under vocab/. Needs
+           lmjax[gpt1]: text is cleaned by ftfy and spaCy, as in the paper (cleaning="basic" does without). With
            N tokens of text the paper's 100 epochs are N / 327.68 steps: set `--stages.0.until_step` to that. The number
            here is for 1 billion tokens; the size of BooksCorpus in tokens is not in the paper.
 Hardware:  8 GPUs for a month in the paper. Not run here.
@@ -33,7 +34,7 @@ def config() -> RunConfig:
                 DataConfig(
                     store="stores/books_gpt1",
                     source=TextFiles(("text/**/*.txt",)),
-                    tokenizer=TokenizerConfig("file", path="vocab"),
+                    tokenizer=TokenizerConfig("file", path="vocab", cleaning="spacy"),
                     heldout=0.001,
                 )
             ),

@@ -1,8 +1,9 @@
 """Beam search with an encoder-decoder: the encoder once, then a token a step for all beams, in one compiled program.
 
 The search is transformers' (its `generate` with `num_beams`): of the 2K best continuations of a row's K beams, those
-that end and are among the best K are finished; the best K others go on. Letters: B rows, K beams, S source length,
-T most tokens of a translation, V vocabulary.
+that end and are among the best K are finished; the best K others go on. The token that starts a translation, which is
+padding, is never chosen (`bad_words_ids` of Marian's published models, whose padding has logit 0). Letters: B rows, K
+beams, S source length, T most tokens of a translation, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -129,7 +130,8 @@ def search(
         return outputs["logits"].dense()[:, 0], outputs["cache"]
 
     def advance(state: _Search) -> _Search:
-        total = jax.nn.log_softmax(state.logits, axis=-1) + state.log_p[..., None]
+        next_log_p = jax.nn.log_softmax(state.logits, axis=-1).at[..., cfg.decoder_start_token_id].set(NEVER)
+        total = next_log_p + state.log_p[..., None]
         log_p, index = jax.lax.top_k(total.reshape(B, K * V), 2 * K)
         parent, token = index // V, (index % V).astype(jnp.int32)
         n = state.length + 1

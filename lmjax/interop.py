@@ -187,7 +187,7 @@ class LanguageModel:
     ) -> dict[str, np.ndarray]:
         start, end = cfg.decoder_start_token_id, cfg.eos_token_id
         sources = [[*ids, end] for ids in self.tokenizer.encode_batch([row[0] for row in texts])]
-        targets = [[start, *ids] for ids in self.tokenizer.encode_batch([" ".join(row[1:]) for row in texts])]
+        targets = [[start, *ids] for ids in self.tokenizer.encode_targets([" ".join(row[1:]) for row in texts])]
         read, mask = _rectangle(sources, multiple_of, start)
         tokens, real = _rectangle(targets, multiple_of, start)
         return {"tokens": tokens, "attention_mask": real, "encoder_tokens": read, "encoder_segment_ids": mask}

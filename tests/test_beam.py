@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -29,14 +30,14 @@ def log_probabilities(cfg, params, source: list[int], text: list[int], length: i
 
 
 def test_enough_beams_find_the_best_of_all_translations():
-    """Three words and an end, at most three tokens: 9 + 27 translations, all counted."""
-    cfg = tiny("marian", vocab_size=4, eos_token_id=3)
+    """Three words, an end and padding, which is never chosen; at most three tokens: 40 translations, all counted."""
+    cfg = tiny("marian", vocab_size=5, eos_token_id=4)
     params = noisy(cfg, HEADS)
     params["word_embeddings"]["embedding"] *= 3  # probabilities far from equal
     scored = {}
     for n in (1, 2, 3):
-        for text in itertools.product(range(3), repeat=n - 1):
-            ends = [(3,)] if n < 3 else [(i,) for i in range(4)]
+        for text in itertools.product(range(1, 4), repeat=n - 1):
+            ends = [(4,)] if n < 3 else [(i,) for i in range(1, 5)]
             for end in ends:
                 log_p = log_probabilities(cfg, params, [1, 2, 3], list(text + end), 3)
                 p = sum(log_p[i, token] for i, token in enumerate(text + end))
@@ -59,8 +60,50 @@ def test_the_score_is_the_log_probability_over_the_penalty_and_one_beam_is_greed
     assert found.score == pytest.approx(p / ((5 + len(text)) / 6) ** 0.6, rel=1e-4)
     text = []
     while len(text) < longest and 3 not in text:
-        text.append(int(log_probabilities(CFG, PARAMS, SOURCES[0], text, longest)[-1].argmax()))
+        text.append(1 + int(log_probabilities(CFG, PARAMS, SOURCES[0], text, longest)[-1, 1:].argmax()))
     assert greedy[0].tokens == [token for token in text if token != 3]
+
+
+def plain_search(next_log_p, cfg, beam: Beam, longest: int) -> list[tuple[float, tuple[int, ...]]]:
+    """One row by lists: the finished translations and their scores, best first. `next_log_p(text)` is a list [V]."""
+    going, done = [(0.0, ())], []
+    for n in range(1, longest + 1):
+        found = [(p + q, (*text, token)) for p, text in going for token, q in enumerate(next_log_p(text))]
+        found = sorted((f for f in found if f[1][-1] != cfg.decoder_start_token_id), reverse=True)[: 2 * beam.beams]
+        ended = [n == longest or text[-1] == cfg.eos_token_id for _, text in found]
+        best = zip(found[: beam.beams], ended, strict=False)
+        done += [(float(beam.score(p, n)), text) for (p, text), end in best if end]
+        done = sorted(done, reverse=True)[: beam.beams]
+        going = [f for f, end in zip(found, ended, strict=True) if not end][: beam.beams]
+        if len(done) == beam.beams and going:
+            hope = float(beam.score(going[0][0], longest if beam.early_stopping == "never" else n))
+            if beam.early_stopping == "first_finished" or hope <= done[-1][0]:
+                break
+    return done
+
+
+def test_early_stopping_ends_the_search_where_it_says():
+    """Against lists, on rows where each of the three finds something else; long translations are favoured."""
+    cfg = tiny("marian", vocab_size=6, eos_token_id=5)
+    params, longest = noisy(cfg, HEADS), 8
+    params["word_embeddings"]["embedding"] *= 2
+    sources = np.random.default_rng(0).integers(1, 5, (8, 4)).astype(np.int32)
+    next_log_p = [
+        cache(lambda text, source=source: log_probabilities(cfg, params, source, list(text), longest)[-1].tolist())
+        for source in sources
+    ]
+    found = {}
+    for stopping in ("first_finished", "heuristic", "never"):
+        beam = Beam(2, "power", 1.5, stopping)
+        best, scores = search(cfg, beam, longest, params, jnp.asarray(sources), jnp.ones((8, 4), jnp.int32))
+        found[stopping] = np.asarray(scores)
+        for row, known in enumerate(next_log_p):
+            wanted = plain_search(known, cfg, beam, longest)
+            np.testing.assert_allclose(scores[row], [score for score, _ in wanted], rtol=1e-4)
+            for text, (_, right) in zip(best[row].tolist(), wanted, strict=True):
+                assert tuple(text[: len(right)]) == right
+    for one, other in itertools.combinations(found, 2):
+        assert (np.abs(found[one] - found[other]) > 1e-3).any(1).sum() > 1, (one, other)
 
 
 def test_neighbours_and_padding_change_nothing():

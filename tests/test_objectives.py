@@ -1,10 +1,12 @@
 """Objectives against sums written out, over outputs made by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lmjax import objectives
+from lmjax.ops.sampled_softmax import sampled_softmax_loss
 from lmjax.ops.vocabulary import VocabLogits
 from lmjax.types import Mean
 
@@ -54,6 +56,23 @@ def test_label_smoothing_is_spread_over_the_other_words():
         name: pytest.approx(float(terms[name].value())) for name in plain
     }
     assert objectives.seq2seq(0.3).coefficients == {"seq2seq_smoothed": 1.0}
+
+
+def test_each_direction_of_a_bilm_draws_its_own_negatives_and_evaluation_none():
+    outputs, batch, log_p, _ = _case()
+    logits, key = outputs["logits"], jax.random.key(3)
+    outputs = {"forward_logits": logits, "backward_logits": logits}
+    batch |= {"backward_targets": batch["targets"]}
+    evaluated, drawn = (objectives.bilm(2).terms(outputs | more, batch) for more in ({}, {"sampling_key": key}))
+    weights, at_target = batch["loss_weights"], np.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0]
+    full = -(weights * at_target).sum() / weights.sum()
+    for number, name in enumerate(("forward", "backward")):
+        np.testing.assert_allclose(evaluated[name].value(), full, rtol=1e-6)
+        loss = sampled_softmax_loss(logits, batch["targets"], 2, jax.random.fold_in(key, number))
+        np.testing.assert_allclose(drawn[name].value(), (weights * loss).sum() / weights.sum(), rtol=1e-6)
+    assert float(drawn["forward"].value()) != float(drawn["backward"].value())
+    mean = (drawn["forward"].value() + drawn["backward"].value()) / 2
+    np.testing.assert_allclose(drawn["bilm"].value(), mean, rtol=1e-6)
 
 
 def test_next_sentence_terms():

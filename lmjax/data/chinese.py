@@ -10,9 +10,10 @@ one word; punctuation marks are words of one character; spaces give no token.
 
 import functools
 import re
-import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class Segmenter:
         words = list(self._jieba.cut(text))
         ends = np.cumsum([0, *map(len, words)]).tolist()
         spans = {
-            "word": [(a, b) for word, a, b in zip(words, ends, ends[1:], strict=False) if not word.isspace()],
+            "word": list(pairwise(ends)),
             "phrase": listed_runs(words, ends, self._lists["phrase"]),
             "entity": listed_runs(words, ends, self._lists["entity"]),
         }
@@ -136,12 +137,13 @@ def read_word_list(path: str) -> frozenset[str]:
 @functools.cache
 def _jieba() -> Any:
     try:
-        import jieba
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # escapes that Python deprecates in its source, and pkg_resources
+            import jieba
     except ImportError:
         raise UserError("boundaries of Chinese words need jieba: pip install 'lmjax[zh]'") from None
-    jieba.setLogLevel("WARNING")
     tokenizer: Any = jieba.Tokenizer()
-    with tempfile.TemporaryDirectory() as directory:
-        tokenizer.tmp_dir = directory  # it would keep its dictionary marshalled where anyone may write
-        tokenizer.initialize()
+    # Of itself it would unmarshal its dictionary from the temporary directory, where anyone may have put another.
+    tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
+    tokenizer.initialized = True
     return tokenizer

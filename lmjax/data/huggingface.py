@@ -6,10 +6,10 @@ from typing import Any
 import tokenizers as hf
 from etils import epath
 
-from lmjax.data.tokenizers import SentencePieceTokenizer, Tokenizer
+from lmjax.data.tokenizers import MERGES, SPACY_BPE, HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
 # what a directory may hold
-VOCABULARIES = ("tokenizer.json", "*.model", "vocab.txt", "words.txt", "vocab.bpe", "merges.txt")
+VOCABULARIES = ("tokenizer.json", "*.model", "*.spm", SPACY_BPE, "vocab.txt", "words.txt", *MERGES)
 
 
 def write_tokenizer(
@@ -18,7 +18,7 @@ def write_tokenizer(
     """Writes the tokenizer's own file and what AutoTokenizer needs beside it.
 
     A SentencePiece .model of the unigram kind is also written as the tokenizer.json that gives the same tokens; for one
-    of another kind, and for a vocabulary of words, there is no such file.
+    of another kind, for Marian's own files, a vocabulary of words, or words that spaCy cuts, there is no such file.
 
     Args:
       max_length: of the model's rows, in tokens.
@@ -66,14 +66,15 @@ def _frame(tokenizer: Tokenizer, cls_id: int, sep_id: int) -> Any:
 
 
 def hf_tokenizer(tokenizer: Tokenizer) -> hf.Tokenizer | None:
-    """The same tokenizer in the `tokenizers` library, or None where that cannot be (words, SentencePiece's BPE).
+    """The same tokenizer in the `tokenizers` library, or None where that cannot be (words, spaCy, Marian,
+    SentencePiece's BPE).
 
     A SentencePiece model gives the same ids either way, but for the spaces beside special tokens written in a text.
     """
-    if tokenizer.word_level:
-        return None
-    if not isinstance(tokenizer, SentencePieceTokenizer):
+    if isinstance(tokenizer, HuggingFaceTokenizer):
         return hf.Tokenizer.from_buffer(tokenizer.data)
+    if not isinstance(tokenizer, SentencePieceTokenizer):
+        return None
     from sentencepiece import sentencepiece_model_pb2  # needs protobuf, and only this function does
 
     model: Any = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.data)  # type: ignore[attr-defined]

@@ -24,11 +24,12 @@ from lmjax.data.annotated import ENTITY_BEGIN, ENTITY_END
 from lmjax.data.chinese import Boundaries
 from lmjax.data.dialogue import RESPONSE_MARK, DialogueTurns
 from lmjax.data.instances import InstanceConfig, SentencePairs, build_table
+from lmjax.data.marian import MarianTokenizer
 from lmjax.data.records import ReadyPairs
 from lmjax.data.sentences import SentenceRule, documents
 from lmjax.data.sources import Annotated, Dialogues, Docs, ErnieRecords, SourceConfig, fingerprint
 from lmjax.data.store import MARKED, SCHEMA_VERSION, SPLITS, WORD_BEGINS, WORD_INSIDE, ArrayWriter, Store, built_aside
-from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer, read_tokenizer
+from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
 from lmjax.data.words import END_SENTENCE, spell
 from lmjax.errors import UserError
 
@@ -212,6 +213,8 @@ def _encoder(cfg: DataConfig, tokenizer: Tokenizer) -> Encode:
         return lambda sentences: ((_checked(ids, tokenizer), np.array(flags)) for ids, flags in sentences)
     if isinstance(cfg.source, Annotated) and cfg.boundaries is None:
         raise UserError("a source of annotated entities needs boundaries, which put them to use")
+    if isinstance(tokenizer, MarianTokenizer):
+        raise UserError("a store has one vocabulary for both languages, and Marian's cuts each by its own; train one")
     segmenter = chinese.Segmenter(cfg.boundaries) if cfg.boundaries else None
 
     def found(sentences: list[str]) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -264,7 +267,7 @@ def _check_same(store: Store, cfg: DataConfig) -> None:
     changed = differences(stored, cfg)
     vocabulary = epath.Path(cfg.tokenizer.path)
     if not changed and cfg.tokenizer.kind == "file" and vocabulary.exists():
-        given = read_tokenizer(vocabulary, cfg.tokenizer.lowercase, cfg.tokenizer.fill_to).fingerprint
+        given = make_tokenizer(cfg.tokenizer, ()).fingerprint
         changed = [] if given == store.tokenizer.fingerprint else [f"tokenizer (the vocabulary at {vocabulary})"]
     if changed:
         raise UserError(

@@ -21,6 +21,7 @@ ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0-3 of a RoBERTa's v
 MASK = "<mask>"  # and its last
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN, WORD_END = "<unk>", "</w>"  # GPT-1's
+WORD_BREAK = "\x1f"  # between words that are cut before; no cleaned text holds it
 COVERAGE = 0.9995  # share of a corpus's characters that the alphabet holds, as SentencePiece has it
 THREADS = 2  # the sums of a SentencePiece training depend on their number, so it is not the machine's
 
@@ -45,16 +46,14 @@ def byte_level_pipeline(model: Any) -> hf.Tokenizer:
     return tokenizer
 
 
-def word_bpe_pipeline(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> hf.Tokenizer:
-    """GPT-1's BPE, the last piece of each word marked `</w>`, behind transformers' clean-up: BERT's, lower-cased.
-
-    The original (https://github.com/openai/finetune-transformer-lm, text_utils.py) cleans by ftfy and cuts words by
-    spaCy; transformers has left both.
-    """
+def word_bpe_pipeline(vocab: dict[str, int], merges: Sequence[tuple[str, str]], basic: bool) -> hf.Tokenizer:
+    """GPT-1's BPE, the last piece of each word marked `</w>`: behind transformers' clean-up, BERT's, lower-cased; or,
+    not `basic`, of words that were cut before, as in `spacy_bpe`."""
     model = hf.models.BPE(vocab, list(merges), unk_token=UNKNOWN, end_of_word_suffix=WORD_END, fuse_unk=False)
     tokenizer = hf.Tokenizer(model)
-    tokenizer.normalizer = hf.normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = hf.pre_tokenizers.BertPreTokenizer()
+    tokenizer.normalizer = hf.normalizers.BertNormalizer(lowercase=True) if basic else hf.normalizers.Sequence([])
+    before = hf.pre_tokenizers
+    tokenizer.pre_tokenizer = before.BertPreTokenizer() if basic else before.CharDelimiterSplit(WORD_BREAK)
     tokenizer.decoder = hf.decoders.BPEDecoder(suffix=WORD_END)
     if vocab:
         tokenizer.add_special_tokens([UNKNOWN])
@@ -141,10 +140,18 @@ def _trained_bpe(texts: Iterable[str], vocab_size: int, special: list[str]) -> h
     return pipeline
 
 
-def word_bpe(texts: Iterable[str], vocab_size: int) -> bytes:
-    """A tokenizer.json of GPT-1's kind. All texts are held in memory. Raises UserError where the alphabet exceeds
-    `vocab_size`."""
-    pipeline = word_bpe_pipeline({}, [])
+def without_cleaning(data: bytes) -> bytes:
+    """A tokenizer.json of GPT-1's kind for words that are cut before. Raises UserError for one of another kind."""
+    model = json.loads(hf.Tokenizer.from_buffer(data).to_str())["model"]
+    if model.get("end_of_word_suffix") != WORD_END:
+        raise UserError("cleaning by spaCy is of GPT-1's BPE, of words that end in </w>; this vocabulary is another")
+    return to_bytes(word_bpe_pipeline(model["vocab"], [(a, b) for a, b in model["merges"]], basic=False))
+
+
+def word_bpe(texts: Iterable[str], vocab_size: int, basic: bool = True) -> bytes:
+    """A tokenizer.json of GPT-1's kind; `basic` as in its pipeline. All texts are held in memory. Raises UserError
+    where the alphabet exceeds `vocab_size`."""
+    pipeline = word_bpe_pipeline({}, [], basic)
     texts = [pipeline.normalizer.normalize_str(text) for text in texts]
     symbols, _ = alphabet(texts)
     smallest = 1 + 2 * len(symbols)
@@ -162,7 +169,7 @@ def word_bpe(texts: Iterable[str], vocab_size: int) -> bytes:
     )
     pipeline.train_from_iterator(texts, trainer)
     model = json.loads(pipeline.to_str())["model"]
-    return to_bytes(word_bpe_pipeline(model["vocab"], [(a, b) for a, b in model["merges"]]))
+    return to_bytes(word_bpe_pipeline(model["vocab"], [(a, b) for a, b in model["merges"]], basic))
 
 
 def unigram(texts: Iterable[str], vocab_size: int) -> bytes:

@@ -39,6 +39,8 @@ MERGES = {  # the merges of a BPE: its tokens
     "merges.txt": "vocab.json",
     "vocab_40000.bpe": "encoder_bpe_40000.json",
 }
+SPACY_BPE = "spacy_bpe.json"
+Cleaning = Literal["basic", "spacy"]
 KNOWN = "vocab.txt, tokenizer.json, words.txt, a .model, or a directory with one or with encoder.json and vocab.bpe"
 
 
@@ -50,7 +52,8 @@ class TokenizerConfig:
     that holds one of them, or GPT-2's encoder.json and vocab.bpe (with fairseq's dict.txt beside them, RoBERTa's order
     of ids), or GPT-1's encoder_bpe_40000.json and vocab_40000.bpe (either also under the names vocab.json and
     merges.txt). "roberta_bpe" is "byte_bpe" in RoBERTa's order. `lowercase` is of WordPiece alone. `fill_to`: a
-    vocab.txt gets entries that no text has, up to so many (ERNIE's model has 18,000 rows for 17,964).
+    vocab.txt gets entries that no text has, up to so many (ERNIE's model has 18,000 rows for 17,964). `cleaning` is of
+    GPT-1's BPE alone: transformers', or the original's by ftfy and spaCy (`spacy_bpe`; `pip install lmjax[gpt1]`).
     """
 
     kind: Literal["wordpiece", "byte_bpe", "roberta_bpe", "bpe", "sentencepiece", "words", "file"]
@@ -58,6 +61,7 @@ class TokenizerConfig:
     path: str = ""
     lowercase: bool = True
     fill_to: int = 0
+    cleaning: Cleaning = "basic"
 
 
 class Tokenizer(ABC):
@@ -104,6 +108,10 @@ class Tokenizer(ABC):
     def id(self, token: str) -> int | None:
         """The token's id, or None where the vocabulary lacks it."""
 
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same of translations, where these have a vocabulary of their own."""
+        return self.encode_batch(texts)
+
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
 
@@ -111,9 +119,15 @@ class Tokenizer(ABC):
         """Writes what `load_tokenizer` reads; Hugging Face's libraries read it too."""
         directory = epath.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        part = directory / f"{self.filename}.part"
-        part.write_bytes(self.data)
-        part.replace(directory / self.filename)
+        for name, data in self.files.items():
+            part = directory / f"{name}.part"
+            part.write_bytes(data)
+            part.replace(directory / name)
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What `save` writes: names and contents."""
+        return {self.filename: self.data}
 
     @functools.cached_property
     def word_begins(self) -> np.ndarray:
@@ -189,7 +203,9 @@ class SentencePieceTokenizer(Tokenizer):
 
 def make_tokenizer(cfg: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Reads the vocabulary at `cfg.path`, or trains one on `texts`. Raises UserError as the two below do."""
-    return read_tokenizer(cfg.path, cfg.lowercase, cfg.fill_to) if cfg.kind == "file" else train_tokenizer(cfg, texts)
+    if cfg.kind != "file":
+        return train_tokenizer(cfg, texts)
+    return read_tokenizer(cfg.path, cfg.lowercase, cfg.fill_to, cfg.cleaning)
 
 
 def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
@@ -197,9 +213,11 @@ def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
     return read_tokenizer(directory)
 
 
-def read_tokenizer(path: str | os.PathLike, lowercase: bool = True, fill_to: int = 0) -> Tokenizer:
+def read_tokenizer(
+    path: str | os.PathLike, lowercase: bool = True, fill_to: int = 0, cleaning: Cleaning = "basic"
+) -> Tokenizer:
     """A vocabulary from a file or a directory; see `TokenizerConfig`. A tokenizer_config.json beside a vocab.txt
-    overrules `lowercase`.
+    overrules `lowercase`, and a saved spacy_bpe.json `cleaning`.
 
     Raises:
       UserError: no vocabulary there, or one that does not parse.
@@ -210,9 +228,16 @@ def read_tokenizer(path: str | os.PathLike, lowercase: bool = True, fill_to: int
     try:
         if file.suffix == ".model":
             return SentencePieceTokenizer(file.read_bytes())
+        if file.suffix == ".spm":
+            return _marian().read_marian(file.parent)
         if file.name == "words.txt":
             return _words().WordTokenizer(file.read_bytes())
-        return HuggingFaceTokenizer(_tokenizer_json(file, lowercase, fill_to))
+        if file.name == SPACY_BPE:
+            return _spacy_bpe().SpacyBpe(file.read_bytes())
+        data = _tokenizer_json(file, lowercase, fill_to)
+        if cleaning == "spacy":
+            return _spacy_bpe().SpacyBpe(training.without_cleaning(data))
+        return HuggingFaceTokenizer(data)
     except UserError:
         raise
     except Exception as error:  # the Rust library raises bare Exception
@@ -227,7 +252,7 @@ def _tokenizer_json(file: epath.Path, lowercase: bool, fill_to: int) -> bytes:
         vocab = json.loads((file.parent / MERGES[file.name]).read_bytes())
         merges = [(a, b) for a, b in (line.split(" ") for line in lines if not line.startswith("#version"))]
         if any(token.endswith(training.WORD_END) for token in vocab):
-            return training.to_bytes(training.word_bpe_pipeline(vocab, merges))
+            return training.to_bytes(training.word_bpe_pipeline(vocab, merges, basic=True))
         if (order := _fairseq_order(file.parent / "dict.txt", vocab)) is not None:
             return training.to_bytes(training.roberta_pipeline(order, merges))
         tokenizer = training.byte_level_pipeline(hf.models.BPE(vocab, merges))
@@ -256,14 +281,14 @@ def _fairseq_order(file: epath.Path, vocab: dict[str, int]) -> list[str] | None:
 
 def _vocabulary_file(path: epath.Path) -> epath.Path:
     if path.is_file():
-        if path.suffix in (".txt", ".json", ".model", ".bpe"):
+        if path.suffix in (".txt", ".json", ".model", ".spm", ".bpe"):
             twin = {tokens: merges for merges, tokens in MERGES.items()}.get(path.name)
             return path.parent / twin if twin else path
         raise UserError(f"{path} is no vocabulary; give {KNOWN}")
     if not path.is_dir():
         raise UserError(f"no vocabulary at {path}; give {KNOWN}")
-    models = sorted(path.glob("*.model"))
-    names = ("vocab.txt", "words.txt", *MERGES)
+    models = sorted([*path.glob("*.model"), *path.glob("*.spm")])
+    names = (SPACY_BPE, "vocab.txt", "words.txt", *MERGES)
     files = [path / "tokenizer.json", *models, *(path / name for name in names)]
     found = next((file for file in files if file.is_file()), None)
     if found is None:
@@ -282,11 +307,16 @@ def train_tokenizer(cfg: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     if first is None:
         raise UserError("no text to train a tokenizer on; the corpus is empty")
     texts = chain([first], texts)
+    if cfg.cleaning != "basic" and cfg.kind != "bpe":
+        raise UserError(f"tokenizer: cleaning '{cfg.cleaning}' is of kind 'bpe', GPT-1's; kind '{cfg.kind}' has none")
     match cfg.kind:
         case "wordpiece":
             return HuggingFaceTokenizer(training.wordpiece(texts, cfg.vocab_size, cfg.lowercase))
         case "byte_bpe":
             return HuggingFaceTokenizer(training.byte_bpe(texts, cfg.vocab_size))
+        case "bpe" if cfg.cleaning == "spacy":
+            words = map(_spacy_bpe().cut, texts)
+            return _spacy_bpe().SpacyBpe(training.word_bpe(words, cfg.vocab_size, basic=False))
         case "bpe":
             return HuggingFaceTokenizer(training.word_bpe(texts, cfg.vocab_size))
         case "roberta_bpe":
@@ -304,3 +334,15 @@ def _words() -> Any:
     from lmjax.data import words  # it builds on this module
 
     return words
+
+
+def _marian() -> Any:
+    from lmjax.data import marian
+
+    return marian
+
+
+def _spacy_bpe() -> Any:
+    from lmjax.data import spacy_bpe
+
+    return spacy_bpe

@@ -12,12 +12,14 @@ Hugging Face calls "gelu" in this model alone is the tanh form. Every weight sta
 depth. Letters as in `layers`.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from lmjax.errors import UserError
 from lmjax.models.architecture import Architecture, AttentionConfig
@@ -169,6 +171,30 @@ def from_hf(data: Mapping[str, Any]) -> Gpt1Config:
     shape = {ours: data[theirs] for theirs, ours in HF_KEYS.items() if theirs in data}
     inner = 4 * shape.get("hidden_size", 768)
     return Gpt1Config(activation=activations[activation], intermediate_size=inner, **shape)  # type: ignore[arg-type]
+
+
+# OpenAI's release is all parameters as one flat array, in this order (finetune-transformer-lm, train.py).
+RELEASED = ("transformer.positions_embed.weight", "transformer.tokens_embed.weight")
+RELEASED_LAYER = tuple(
+    f"{name}.{kind}"
+    for name in ("attn.c_attn", "attn.c_proj", "ln_1", "mlp.c_fc", "mlp.c_proj", "ln_2")
+    for kind in ("weight", "bias")
+)
+
+
+def from_released(shapes: Sequence[Sequence[int]], values: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Hugging Face's config.json and tensors of OpenAI's release: `shapes` as params_shapes.json has them, `values`
+    [n]. Kernels are [1, in, out] there; heads are 64 wide. Raises UserError where the two do not fit."""
+    sizes = [math.prod(shape) for shape in shapes]
+    layers, rest = divmod(len(shapes) - len(RELEASED), len(RELEASED_LAYER))
+    if layers < 1 or rest or sum(sizes) != values.size:
+        raise UserError(f"params_shapes.json: {len(sizes)} arrays of {sum(sizes)} values; found {values.size} values")
+    names = [*RELEASED, *(f"transformer.h.{i}.{name}" for i in range(layers) for name in RELEASED_LAYER)]
+    pieces = np.split(values, np.cumsum(sizes)[:-1])
+    found = {n: p.reshape(s[-2:]) for n, p, s in zip(names, pieces, shapes, strict=True)}
+    (positions, width), (vocab_size, _) = shapes[0], shapes[1]
+    config = {"n_positions": positions, "n_embd": width, "vocab_size": vocab_size, "n_layer": layers}
+    return config | {"n_head": width // 64}, found
 
 
 def flops(cfg: Gpt1Config, length: int, heads: tuple[str, ...], predictions: int) -> float:

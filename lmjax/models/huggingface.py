@@ -1,9 +1,10 @@
 """Hugging Face directories, `config.json` beside `model.safetensors`: read in the forms that are about, written in one.
 
-ELMo's release, `options.json` beside an HDF5 file, is read and written in the same way. They are data: JSON,
-safetensors and HDF5 are read, nothing is executed or unpickled.
+ELMo's release, `options.json` beside an HDF5 file, is read and written in the same way, GPT-1's by OpenAI,
+`params_shapes.json` beside `params_N.npy`, is read. They are data: nothing is executed or unpickled.
 """
 
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -18,12 +19,13 @@ from safetensors.numpy import save
 
 from lmjax.config import from_json, to_json
 from lmjax.errors import UserError, did_you_mean
-from lmjax.models import MODELS, architecture_of
+from lmjax.models import MODELS, architecture_of, gpt1
 from lmjax.models.architecture import Architecture, ModelConfig, abstract_params, check
 from lmjax.models.weights import from_hf, to_hf
 from lmjax.types import Params
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHAPES = "params_shapes.json"
 OPTIONS, HDF5 = "options.json", "weights.hdf5"  # published ones have a name before that: elmo_2x4096_..._options.json
 
 
@@ -41,8 +43,12 @@ def read_model(directory: epath.Path) -> Model:
     Raises:
       UserError: an unknown architecture or option, pickled or damaged weights, a missing, unknown or misshapen tensor.
     """
-    if options := released_options(directory):
-        data, architecture, found = read_json(options), MODELS["elmo"], _read_hdf5(directory)
+    released = released_options(directory)
+    if released and released.name == SHAPES:
+        architecture = MODELS["openai-gpt"]
+        data, found = _read_npy(directory)
+    elif released:
+        data, architecture, found = read_json(released), MODELS["elmo"], _read_hdf5(directory)
     else:
         data = read_json(directory / "config.json")
         architecture, found = _architecture(data, directory), _tensors(directory)
@@ -76,8 +82,8 @@ def write_model(model: Model, directory: epath.Path) -> None:
 
 
 def released_options(directory: epath.Path) -> epath.Path | None:
-    """The options.json of an ELMo as it was released, where there is one."""
-    return next(iter(sorted(directory.glob(f"*{OPTIONS}"))), None)
+    """The options.json of an ELMo as it was released, or the params_shapes.json of a GPT-1, where there is one."""
+    return next(iter(sorted([*directory.glob(f"*{OPTIONS}"), *directory.glob(SHAPES)])), None)
 
 
 def read_json(file: epath.Path) -> dict[str, Any]:
@@ -127,6 +133,16 @@ def _read_hdf5(directory: epath.Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"{files[0]} is damaged: {error}") from None
     return tensors
+
+
+def _read_npy(directory: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    files = sorted(directory.glob("params_*.npy"), key=lambda file: (len(file.name), file.name))  # 2 before 10
+    try:
+        shapes = json.loads((directory / SHAPES).read_text())
+        values = np.concatenate([np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) for file in files])
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory}: params_*.npy or {SHAPES} are missing or damaged: {error}") from None
+    return gpt1.from_released(shapes, values)
 
 
 def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,9 @@
 """Words, phrases and entities of Chinese text: where they come from, and that masking keeps them whole."""
 
 import itertools
+import marshal
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,6 +163,28 @@ def test_units_of_a_level_are_told_apart_by_their_begins():
     }
     assert numbers["word"] == [0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 6]
     assert numbers["entity"] == [0, 1, 1, 2, 2, 3, 4, 5, 5, 6, 6]
+
+
+def test_jieba_neither_reads_nor_writes_in_the_temporary_directory_and_warns_of_nothing(tmp_path, monkeypatch):
+    """Also where it is compiled anew, and where its helper pkg_resources says that it is deprecated."""
+    where = Path(pytest.importorskip("jieba").__file__).parent
+    for name in [name for name in sys.modules if name.partition(".")[0] == "jieba"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "pkg_resources.py").write_text(
+        "import warnings\nwarnings.warn('pkg_resources is deprecated')\n"
+        f"resource_stream = lambda _, name: open({str(where)!r} + '/' + name, 'rb')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pkg_resources", raising=False)
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "compiled"))
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    (shared / "jieba.cache").write_bytes(marshal.dumps(({"们在": 10**9, "们": 0}, 10**9)))  # what another user left
+    monkeypatch.setattr("tempfile.tempdir", str(shared))
+    tokenizer = chinese._jieba.__wrapped__()
+    assert list(tokenizer.cut("我们在北京大学")) == ["我们", "在", "北京大学"]
+    assert [file.name for file in shared.iterdir()] == ["jieba.cache"]
+    assert sys.modules["jieba._compat"].pkg_resources.__file__ == str(tmp_path / "pkg_resources.py")
 
 
 def test_without_jieba_it_says_what_to_install(monkeypatch):

@@ -37,6 +37,7 @@ for number, (penalty, stopping) in enumerate(json.loads(str(given["searches"])))
             max_new_tokens=NEW,
             length_penalty=penalty,
             early_stopping=stopping,
+            bad_words_ids=[[0]],
             forced_eos_token_id=None,
             do_sample=False,
             return_dict_in_generate=True,

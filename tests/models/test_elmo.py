@@ -138,6 +138,15 @@ def test_stretches_with_carried_states_are_one_long_reading():
         np.testing.assert_allclose(state, whole["carry"][name], atol=1e-5)
 
 
+def test_negatives_are_a_function_of_the_steps_key_and_only_in_training():
+    """The train step folds seed, step and micro-batch into the key that it gives."""
+    apply, batch = applier(CFG, HEADS), {"tokens": words(1, 2)}
+    found = [jax.eval_shape(apply, PARAMS, batch, None), *(apply(PARAMS, batch, jax.random.key(k)) for k in (0, 0, 1))]
+    assert "sampling_key" not in found[0]
+    one, again, other = (jax.random.key_data(outputs["sampling_key"]).tolist() for outputs in found[1:])
+    assert one == again != other
+
+
 def test_words_given_backwards_are_those_read_from_the_end():
     tokens = words(2, 6)
     at_once = np.split(np.asarray(run(CFG, PARAMS, tokens=tokens)["hidden"]), 2, -1)

@@ -1,5 +1,6 @@
 """What only GPT-1 has: the details in which OpenAI's code and Hugging Face's differ, and one spread for all weights."""
 
+import json
 from functools import partial
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lmjax
 from lmjax.errors import UserError
 from lmjax.models import gpt, gpt1
 from lmjax.models.architecture import init_params
@@ -89,6 +91,49 @@ def test_every_weight_starts_alike():
 def test_what_hugging_face_lacks_is_not_converted(changes, message):
     with pytest.raises(UserError, match=f"{message}.*cannot be converted"):
         gpt1.to_hf(tiny("openai-gpt", **changes), HEADS)
+
+
+@pytest.fixture
+def released(tmp_path):
+    """Random parameters in OpenAI's files: positions, tokens, and the layers' arrays in their code's order."""
+    cfg = tiny("openai-gpt", hidden_size=128, num_attention_heads=2, intermediate_size=512, vocab_size=30)
+    params = noisy(cfg, HEADS)
+    layers, vectors = params["layers"], ("query", "key", "value")
+    arrays = [params["positions"]["position"]["embedding"], params["word_embeddings"]["embedding"][:30]]
+    for i in range(2):
+        qkv = [layers["attention"][name] for name in vectors]
+        arrays.append(np.concatenate([x["kernel"][i].reshape(128, 128) for x in qkv], -1)[None])
+        arrays.append(np.concatenate([x["bias"][i].reshape(128) for x in qkv]))
+        out, up, down = layers["attention"]["out"], layers["mlp"]["up"], layers["mlp"]["down"]
+        arrays += [out["kernel"][i].reshape(1, 128, 128), out["bias"][i]]
+        arrays += [layers["attention_norm"][name][i] for name in ("scale", "bias")]
+        for x in (up, down):
+            arrays += [x["kernel"][i][None], x["bias"][i]]
+        arrays += [layers["mlp_norm"][name][i] for name in ("scale", "bias")]
+    (tmp_path / "params_shapes.json").write_text(json.dumps([array.shape for array in arrays]))
+    flat = np.concatenate([array.ravel() for array in arrays])
+    for number, part in enumerate(np.array_split(flat, 12)):  # of names that sort otherwise as text
+        np.save(tmp_path / f"params_{number}.npy", part, allow_pickle=False)
+    return tmp_path, cfg, params
+
+
+def test_openais_release_is_read(released):
+    folder, cfg, params = released
+    lm = lmjax.load(folder)
+    assert (lm.config.hidden_size, lm.config.num_attention_heads, lm.config.vocab_size) == (128, 2, 30)
+    tokens = np.arange(8, dtype=np.int32)[None]
+    wanted = forward(cfg, HEADS)(params, tokens=tokens)["logits"]
+    np.testing.assert_allclose(lm(tokens=tokens)["logits"], wanted, atol=1e-5)
+
+
+def test_a_damaged_release_is_one_line(released):
+    folder, *_ = released
+    (folder / "params_3.npy").rename(folder / "elsewhere.npy")
+    with pytest.raises(UserError, match=r"params_shapes.json: 26 arrays of \d+ values; found \d+ values"):
+        lmjax.load(folder)
+    np.save(folder / "params_3.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(UserError, match=r"params_\*.npy .*missing or damaged"):
+        lmjax.load(folder)
 
 
 def test_what_cannot_be_read_or_built_is_one_line():

@@ -22,7 +22,15 @@ from lmjax import config, verify
 from lmjax.errors import UserError
 from lmjax.parallel import MeshConfig, make_mesh
 from lmjax.train import checkpoint
-from lmjax.train.checkpoint import CheckpointConfig, Checkpoints, find, read_arrays, read_config, restore_params
+from lmjax.train.checkpoint import (
+    CheckpointConfig,
+    Checkpoints,
+    find,
+    last_checkpoints,
+    read_arrays,
+    read_config,
+    restore_params,
+)
 from lmjax.train.files import damage
 from lmjax.types import TrainState
 
@@ -191,6 +199,11 @@ def test_the_last_the_periodic_and_the_best_stay(tmp_path):
     assert float(best["b"][0]) == 3
     with pytest.raises(UserError, match="no checkpoint"):
         find(tmp_path / "elsewhere")
+
+
+def test_an_average_takes_the_newest_checkpoints(tmp_path):
+    run = saved(tmp_path, range(1, 4))
+    assert [int(path.name) for path in last_checkpoints(run, 2)] == [2, 3]
 
 
 def test_a_run_without_evaluation_has_no_best(tmp_path):
