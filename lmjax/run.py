@@ -28,6 +28,7 @@ class RunConfig:
       skips: (step, batches) pairs: before that step, so many batches of data are passed over.
       seed: of parameters, dropout, shuffling and masking.
       prng: JAX's generator; "rbg" is cheaper, but nothing promises that its dropout is the same on every mesh.
+      init_from: the run or Hugging Face directory whose weights the parameters begin with; what it lacks is drawn.
       stop_at: stop, with a checkpoint, at this step (0 = at the end).
     """
 
@@ -37,6 +38,7 @@ class RunConfig:
     data: tuple[WeightedData, ...]
     stages: tuple[Stage, ...]
     optim: OptimConfig = field(default_factory=OptimConfig)
+    init_from: str = ""
     seed: int = 0
     prng: Literal["threefry2x32", "rbg"] = "threefry2x32"
     evaluation: EvalConfig = field(default_factory=EvalConfig)

@@ -41,14 +41,9 @@ def read_model(directory: epath.Path) -> Model:
     Raises:
       UserError: an unknown architecture or option, pickled or damaged weights, a missing, unknown or misshapen tensor.
     """
-    if options := released_options(directory):
-        data, architecture, found = read_json(options), MODELS["elmo"], _read_hdf5(directory)
-    else:
-        data = read_json(directory / "config.json")
-        architecture, found = _architecture(data, directory), _tensors(directory)
-    cfg = architecture.from_hf(data)
-    cfg = from_json(type(cfg), to_json(cfg), f"{directory}/config.json")  # checks the types
-    check(cfg, length=0)
+    cfg = read_model_config(directory)
+    architecture = architecture_of(cfg)
+    found = _read_hdf5(directory) if architecture.files == "hdf5" else _tensors(directory)
     try:
         tensors = _renamed(architecture, found)
         heads = _heads(architecture, cfg, tensors)
@@ -56,6 +51,19 @@ def read_model(directory: epath.Path) -> Model:
     except UserError as error:
         raise UserError(f"{directory}: {error}") from None
     return Model(cfg, heads, jax.device_put(params))
+
+
+def read_model_config(directory: epath.Path) -> ModelConfig:
+    """The config alone. Raises UserError for an unknown architecture or option."""
+    if options := released_options(directory):
+        data, architecture = read_json(options), MODELS["elmo"]
+    else:
+        data = read_json(directory / "config.json")
+        architecture = _architecture(data, directory)
+    cfg = architecture.from_hf(data)
+    cfg = from_json(type(cfg), to_json(cfg), f"{directory}/config.json")  # checks the types
+    check(cfg, length=0)
+    return cfg
 
 
 def write_model(model: Model, directory: epath.Path) -> None:

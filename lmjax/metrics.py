@@ -1,0 +1,50 @@
+"""Metrics of fine-tuning tasks, by scikit-learn and scipy, which are imported where they are used: they cost a second.
+
+Each takes what is right and what was predicted, [n] each, and gives a number; not a number where it is not defined.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+
+def accuracy(right: np.ndarray, predicted: np.ndarray) -> float:
+    return float(np.mean(right == predicted))
+
+
+def f1(right: np.ndarray, predicted: np.ndarray) -> float:
+    """Of label 1; 0 where nothing is or is said to be 1."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(right, predicted, zero_division=0))  # type: ignore[arg-type]
+
+
+def matthews(right: np.ndarray, predicted: np.ndarray) -> float:
+    """Matthews' correlation coefficient; 0 where one side is constant."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(right, predicted))
+
+
+def pearson(right: np.ndarray, predicted: np.ndarray) -> float:
+    from scipy.stats import pearsonr
+
+    return _correlation(pearsonr, right, predicted)
+
+
+def spearman(right: np.ndarray, predicted: np.ndarray) -> float:
+    from scipy.stats import spearmanr
+
+    return _correlation(spearmanr, right, predicted)
+
+
+def _correlation(function: Callable, right: np.ndarray, predicted: np.ndarray) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a constant has no correlation, and the figure says n/a
+        return float(function(right, predicted).statistic) if len(right) > 1 else float("nan")
+
+
+METRICS: dict[str, Metric] = {m.__name__: m for m in (accuracy, f1, matthews, pearson, spearman)}
