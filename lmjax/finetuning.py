@@ -6,7 +6,6 @@ A `FinetuneConfig` says what a recipe says: epochs, a share of steps to warm up,
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,15 +13,15 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from lmjax.config import from_json, operational, to_json
-from lmjax.data.examples import Encoded, TaskData, open_examples, store_name, write_examples
+from lmjax.config import operational, to_json
+from lmjax.data.examples import TaskData, open_examples, store_name, write_examples
 from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
 from lmjax.data.store import Store
 from lmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from lmjax.errors import UserError
-from lmjax.models.architecture import Dtype, ModelConfig, Remat
 from lmjax.models import architecture_of
+from lmjax.models.architecture import Dtype, ModelConfig, Remat
 from lmjax.ops.attention import Implementation
 from lmjax.parallel import MeshConfig
 from lmjax.report import report
@@ -117,11 +116,12 @@ def resolve(cfg: FinetuneConfig) -> RunConfig:
     steps = max(1, int(rows * cfg.epochs / cfg.batch_size))
     every = max(1, min(steps, round(rows * cfg.evaluate_each / cfg.batch_size)))
     new_tokens = make_task(task_cfg).supervised.new_tokens  # type: ignore[union-attr]
+    data = DataConfig(str(store), TaskData(), TokenizerConfig("file", path=str(store / "tokenizer")))
     return RunConfig(
         directory=cfg.directory,
         model=_model(cfg, model, tokenizer.vocab_size + new_tokens),
         task=task_cfg,
-        data=(WeightedData(DataConfig(str(store), TaskData(), TokenizerConfig("file", path=str(store / "tokenizer")))),),
+        data=(WeightedData(data),),
         stages=(Stage(steps, cfg.batch_size, cfg.length, cfg.micro_batches),),
         optim=dataclasses.replace(cfg.optim, warmup=round(cfg.warmup * steps), unit="steps"),
         init_from=cfg.init_from if cfg.weights == "pretrained" else "",

@@ -155,15 +155,15 @@ def read_file(file: epath.Path, name: str, has_labels: bool) -> list[Example]:
     Raises:
       UserError: a line with another number of columns, an unknown label, an empty text; with file and line.
     """
-    task, examples, left_out = labelled_set(name), [], 0
-    rows = _rows(file)
-    number, first = next(rows, (1, []))
-    header = first if _find(first, task.texts) is not None else None
-    columns = header or (task.test_columns if not has_labels and task.test_columns else task.columns)
+    task, rows = labelled_set(name), list(_rows(file))
+    examples, left_out = [], 0
+    first = rows[0][1] if rows else []
+    header = _find(first, task.texts) is not None
+    columns = first if header else (task.test_columns if not has_labels and task.test_columns else task.columns)
     texts_at, label_at = _find(columns, task.texts), _find(columns, (task.label,))
     if texts_at is None or (has_labels and label_at is None):
         raise UserError(f"{file}: the header {', '.join(columns)} lacks {', '.join((*task.texts, task.label))}")
-    for number, row in rows if header else ((n, r) for part in ([(number, first)], rows) for n, r in part):
+    for number, row in rows[header:]:
         texts = tuple(row[i].strip() for i in texts_at) if len(row) == len(columns) else ()
         if task.lenient and not all(texts or [""]):
             left_out += 1

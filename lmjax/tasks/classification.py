@@ -27,7 +27,6 @@ from lmjax.models.wrapped import Wrapped
 from lmjax.tasks.task import Features, Predictions, Supervised, SupervisedConfig, Task
 from lmjax.types import Batch, Outputs
 
-
 TEXT = ("tokens", "token_type_ids", "segment_ids")
 
 
@@ -138,9 +137,7 @@ def encode(
         features |= {name: features[name].reshape(len(examples), -1) for name in ("targets", "loss_weights")}
     features |= {name: features[name][:, 0] for name in TEXT if orders == 1}
     labels = [example.label for example in examples]
-    return Encoded(
-        {**features, "labels": np.array([label or 0 for label in labels])}, [], labelled=None not in labels
-    )
+    return Encoded({**features, "labels": np.array([label or 0 for label in labels])}, [], labelled=None not in labels)
 
 
 def read(model: Wrapped, batch: Batch, train: bool, outputs_of: int) -> Outputs:
@@ -178,7 +175,7 @@ def baselines(record: LabelledSet, train: Encoded, heldout: Encoded) -> dict[str
 
 
 def files(record: LabelledSet, name: str, split: Encoded, predictions: Predictions) -> dict[str, str]:
-    """A file in GLUE's submission format: index and prediction, labels by their official strings, scores with three decimals."""
+    """GLUE's submission format: index and prediction; labels by their official strings, scores with three decimals."""
     found = answers(record, predictions)
     shown = [record.labels[i] for i in found] if record.labels else [f"{value:.3f}" for value in found]
     lines = ["index\tprediction", *(f"{index}\t{label}" for index, label in enumerate(shown))]
