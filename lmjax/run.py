@@ -50,8 +50,11 @@ class RunConfig:
 
 
 def prepare_data(cfg: RunConfig) -> None:
-    """Builds the stores and instance tables that the run reads, where they are not there yet."""
+    """Builds the stores and instance tables that the run reads, where they are not there yet; labelled examples were
+    encoded when the run was made of its recipe (`finetuning.resolve`)."""
     task = make_task(cfg.task)
+    if task.supervised:
+        return
     for index, entry in enumerate(cfg.data):
         lengths = {s.length for s in cfg.stages if not s.data or index in s.data} | {cfg.stages[-1].length}
         prepare(entry.data, [task.instances(length) for length in sorted(lengths)], cfg.seed)

@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 
 from lmjax.errors import UserError
 from lmjax.models.architecture import Architecture, ModelConfig, abstract_params, model_inputs
-from lmjax.models.layers import Dense, Dropout
+from lmjax.models.layers import Dense
+from lmjax.ops.dropout import dropout
 from lmjax.parallel import Rules
 from lmjax.types import Array, Batch, Outputs, Params
 
@@ -48,7 +49,8 @@ class Wrapped(nn.Module):
 
     def dropout(self, x: Array, train: bool) -> Array:
         """Drops as the backbone's hidden layers do."""
-        return Dropout(self.cfg.hidden_dropout, train)(x)
+        rate = self.cfg.hidden_dropout
+        return dropout(x, rate, self.make_rng("dropout") if train and rate else None)
 
     def vector(self, outputs: Outputs, batch: Batch) -> Array:
         """One vector a row [B, D]: the pooled one where the architecture has a pooler, a causal model's last real

@@ -65,7 +65,9 @@ def test_killed_and_resumed_is_bitwise_the_same(name: str, tmp_path: Path) -> No
     assert fingerprint(run)[0] == 60
 
 
-@pytest.mark.parametrize("name", ["gpt1", "gpt3", "transformer", "elmo", "elmo_stateless", "ernie", "roberta"])
+@pytest.mark.parametrize(
+    "name", ["gpt1", "gpt3", "transformer", "elmo", "elmo_stateless", "ernie", "roberta", "finetune"]
+)
 def test_killed_once_in_twelve_steps(name: str, tmp_path: Path) -> None:
     if name == "ernie":
         pytest.importorskip("jieba")
