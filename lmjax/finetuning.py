@@ -29,11 +29,11 @@ from lmjax.run import RunConfig
 from lmjax.tasks import make_task
 from lmjax.tasks.task import SupervisedConfig
 from lmjax.train.assemble import assemble, open_data
-from lmjax.train.checkpoint import CheckpointConfig, find, restore_params
+from lmjax.train.checkpoint import CheckpointConfig, find, read_arrays, restore_params
 from lmjax.train.evaluate import EvalConfig, predict
 from lmjax.train.files import write_atomically
 from lmjax.train.log import LogConfig
-from lmjax.train.loop import train
+from lmjax.train.loop import is_over, train
 from lmjax.train.optim import OptimConfig
 from lmjax.train.saved import describe_saved
 
@@ -87,13 +87,15 @@ class FinetuneConfig:
 
 def finetune(cfg: FinetuneConfig) -> dict[str, float]:
     """Prepares the examples, trains or resumes, and writes what the best state predicts: RUN/predictions/SPLIT/ in the
-    task's official format, RUN/result.json and the report. Returns the best state's held-out figures.
+    task's official format, RUN/result.json and the report. Returns the best state's held-out figures; none where the
+    run was stopped on the way.
 
     Raises:
       UserError: a bad config, data or model.
     """
     run = resolve(cfg)
-    train(run)
+    if not is_over(run, train(run)):
+        return {}
     figures = write_results(run)
     if jax.process_index() == 0:
         page = report(run.directory)
@@ -170,7 +172,8 @@ def write_results(run: RunConfig) -> dict[str, float]:
     data, task = open_data(run, program), program.task.supervised
     assert task
     directory = epath.Path(run.directory)
-    chosen = find(directory / "best")
+    evaluated = int(read_arrays(find(directory), lambda name: name == "extra/best/step")["extra/best/step"]) >= 0
+    chosen = find(directory / "best" if evaluated else directory)
     params = restore_params(chosen, program.abstract_state.params)
     figures: dict[str, float] = {}
     with jax.set_mesh(program.mesh):

@@ -34,7 +34,8 @@ def study(cfg: FinetuneConfig) -> None:
             file = epath.Path(run.directory) / "result.json"
             if not file.exists():
                 print(f"\n{run.directory}", flush=True)
-                finetune(run)
+                if not finetune(run):
+                    return  # stopped on the way; the same command goes on
             runs.append(json.loads(file.read_text()))
         found[" ".join(settings) or "as configured"] = summary(runs)
         write_atomically(directory / "study.json", json.dumps(found, indent=1))

@@ -125,6 +125,12 @@ def _evaluate(program: Program, data: Data, state: TrainState, step: int, log: L
     return state.replace(extra={**state.extra, "best": jax.device_put(best, where)}), True
 
 
+def is_over(cfg: "RunConfig", state: TrainState) -> bool:
+    """Whether a run has nothing left to do, rather than stopped on the way."""
+    step = int(state.step)
+    return step == cfg.stages[-1].until_step or _out_of_patience(cfg, state, step)
+
+
 def _out_of_patience(cfg: "RunConfig", state: TrainState, step: int) -> bool:
     """By the state alone, so that a resumed run ends where an untouched one does."""
     waited = step - max(int(state.extra["best"]["step"]), 0)
