@@ -111,8 +111,11 @@ def resolve(cfg: FinetuneConfig) -> RunConfig:
     model, tokenizer = describe_saved(cfg.init_from)
     if tokenizer is None:
         raise UserError(f"{cfg.init_from} has no tokenizer; put its files (tokenizer.json, vocab.txt, ...) there")
-    causal = "cache" in architecture_of(model).inputs
-    task_cfg = dataclasses.replace(cfg.task, frame="ordered" if causal else "separated")
+    architecture = architecture_of(model)
+    if "encoder_tokens" in architecture.inputs or architecture.reads == "words":
+        kind = type(model).__name__.removesuffix("Config")
+        raise UserError(f"{cfg.init_from} is a {kind}; this task takes an encoder or a decoder of tokens")
+    task_cfg = dataclasses.replace(cfg.task, frame="ordered" if "cache" in architecture.inputs else "separated")
     store = prepare_examples(cfg, task_cfg, tokenizer)
     rows = len(open_examples(Store.open(store))["train"])
     steps = max(1, int(rows * cfg.epochs / cfg.batch_size))

@@ -16,6 +16,7 @@ from lmjax.interop import load
 from lmjax.study import one_run, study, summary, table
 from lmjax.train.checkpoint import steps_of
 from tests.end_to_end import tiny
+from tests.tiny_runs import write_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -100,6 +101,10 @@ def test_refusals(recipe: FinetuneConfig, tmp_path: Path) -> None:
         finetune(replace(recipe, init_from=""))
     with pytest.raises(UserError, match=r"no directory .*nowhere"):
         finetune(replace(recipe, init_from="/nowhere"))
+    for family in ("marian", "elmo"):
+        write_run(family, tmp_path / family)
+        with pytest.raises(UserError, match=f"is a {'Transformer' if family == 'marian' else 'Elmo'}; this task takes"):
+            finetune(replace(recipe, init_from=str(tmp_path / family)))
     (tmp_path / "train.tsv").write_text((Path(recipe.task.folder) / "train.tsv").read_text())  # type: ignore[attr-defined]
     task = replace(recipe.task, folder=str(tmp_path))
     with pytest.raises(UserError, match=r"no held-out file .*task\.heldout_share"):

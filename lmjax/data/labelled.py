@@ -118,7 +118,8 @@ SETS: dict[str, LabelledSet] = {
         symmetric=True,
     ),
     "chnsenticorp": _glue(
-        "ChnSentiCorp", ("text_a|review",), ("0", "1"), ("accuracy",), columns=("label", "text_a"),
+        "ChnSentiCorp", ("text_a|review",), ("0", "1"), ("accuracy",), lenient=True,
+        columns=("label", "text_a"),
     ),
 }  # fmt: skip
 # TFDS's ids are in this order, where it is not the record's.

@@ -12,7 +12,6 @@ from lmjax.data.framing import Frame
 from lmjax.data.instances import InstanceConfig
 from lmjax.data.masking import MaskingConfig
 from lmjax.data.tokenizers import Tokenizer
-from lmjax.errors import UserError
 from lmjax.models.architecture import Architecture
 from lmjax.models.wrapped import Read
 from lmjax.objectives import Objective
@@ -95,9 +94,5 @@ class Task:
     supervised: Supervised | None = None
 
     def heads_of(self, architecture: Architecture) -> tuple[str, ...]:
-        """The heads of the backbone. Raises UserError where a task on text needs one that the architecture lacks."""
-        lacking = [head for head in self.heads if head not in architecture.heads]
-        if lacking and self.supervised is None:
-            names = ", ".join(architecture.heads)
-            raise UserError(f"the task needs a model with head {lacking[0]}; this one has {names}")
-        return tuple(head for head in self.heads if head not in lacking)
+        """The heads of the backbone."""
+        return tuple(head for head in self.heads if self.supervised is None or head in architecture.heads)

@@ -62,10 +62,10 @@ def assemble(cfg: "RunConfig") -> Program:
     """
     task, architecture, schedule = make_task(cfg.task), architecture_of(cfg.model), Schedule(cfg.stages, cfg.skips)
     mesh = make_mesh(cfg.mesh)
-    try:
-        heads = task.heads_of(architecture)
-    except UserError as error:
-        raise UserError(f"{type(cfg.task).__name__} on {type(cfg.model).__name__}: {error}") from None
+    heads = task.heads_of(architecture)
+    if lacking := [head for head in heads if head not in architecture.heads]:
+        task_name, model_name = type(cfg.task).__name__, type(cfg.model).__name__
+        raise UserError(f"{task_name} needs a model with head {lacking[0]}, which {model_name} lacks; choose another")
     for stage in cfg.stages:
         check(cfg.model, stage.length)
         check_rows(stage.micro_batch, mesh)
