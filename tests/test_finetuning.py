@@ -12,9 +12,9 @@ import pytest
 
 from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig, finetune, resolve
-from lmjax.interop import load
 from lmjax.study import one_run, study, summary, table
-from lmjax.train.checkpoint import steps_of
+from lmjax.train.loop import is_over
+from lmjax.types import TrainState
 from tests.end_to_end import tiny
 from tests.tiny_runs import write_run
 
@@ -43,37 +43,41 @@ def test_epochs_and_shares_become_steps(recipe: FinetuneConfig) -> None:
         resolve(replace(recipe, positions="keep"))
 
 
-def test_the_best_state_is_kept_and_predicts(recipe: FinetuneConfig, root: Path) -> None:
-    """Two seeds; the second time nothing is trained. The first one's files and its use as a model."""
-    cfg = replace(recipe, directory=str(root / "study"), seeds=(0, 1), patience=1, micro_batches=1)
+def test_a_study_goes_on_where_it_stopped(
+    recipe: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What has a result is passed over; a run that was stopped on the way ends the command."""
+    done: list[str] = []
+
+    def finetune(cfg: FinetuneConfig) -> dict[str, float]:
+        if len(done) == 2:
+            done.append("stopped")
+            return {}
+        done.append(Path(cfg.directory).name)
+        Path(cfg.directory).mkdir(parents=True)
+        result = {"headline": "f1", "larger_is_better": True, "figures": {"f1": cfg.seed / 4 + cfg.optim.peak_lr}}
+        (Path(cfg.directory) / "result.json").write_text(json.dumps(result))
+        return result["figures"]  # type: ignore[return-value]
+
+    monkeypatch.setattr("lmjax.study.finetune", finetune)
+    cfg = replace(recipe, directory=str(tmp_path / "study"), seeds=(0, 1), grid=("optim.peak_lr=0.25,0.5",))
     study(cfg)
-    found = json.loads((root / "study/study.json").read_text())["as configured"]
-    figures = found["figures"]["accuracy"]
-    assert figures["best"] == max(figures["values"])
-    assert len(figures["values"]) == 2
-    run = root / "study/seed=0"
-    result = json.loads((run / "result.json").read_text())
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    heldout = {line["step"]: line["accuracy"] for line in logged if line["split"] == "heldout"}
-    assert result["figures"]["accuracy"] == max(heldout.values()) == heldout[result["step"]]
-    assert result["step"] == min(step for step, value in heldout.items() if value == max(heldout.values()))
-    assert result["step"] in steps_of(run)
-    last = max(heldout)  # patience: the first evaluation that is no better ends the run
-    assert last == min(12, result["step"] + 4)
-    for split, rows in (("heldout", 10), ("test", 3)):
-        lines = (run / "predictions" / split / "RTE.tsv").read_text().splitlines()
-        assert lines[0] == "index\tprediction"
-        assert len(lines) == rows + 1
-    labels = [line.split("\t")[-1] for line in (root / "dev.tsv").read_text().splitlines()[1:]]
-    answers = [line.split("\t")[1] for line in (run / "predictions/heldout/RTE.tsv").read_text().splitlines()[1:]]
-    assert np.mean([a == b for a, b in zip(labels, answers, strict=True)]) == result["figures"]["accuracy"]
-    assert (run / "report.html").exists()
-    lm = load(run)  # the backbone, for features and for further tasks
-    assert lm.heads == ("pooler",)
-    assert lm(**lm.encode("text"))["pooled"].shape == (1, 16)
-    before = {path: path.stat().st_mtime_ns for path in root.glob("study/*/result.json")}
+    assert capsys.readouterr().out.count("f1") == 0
     study(cfg)
-    assert {path: path.stat().st_mtime_ns for path in root.glob("study/*/result.json")} == before
+    names = [f"optim.peak_lr={rate}_seed={seed}" for rate in (0.25, 0.5) for seed in (0, 1)]
+    assert done == [*names[:2], "stopped", *names[2:]]
+    found = json.loads((tmp_path / "study/study.json").read_text())
+    assert [one["figures"]["f1"]["values"] for one in found.values()] == [[0.25, 0.5], [0.5, 0.75]]
+    assert "optim.peak_lr=0.5   " in capsys.readouterr().out
+
+
+def test_patience_ends_a_run_by_its_state_alone(recipe: FinetuneConfig) -> None:
+    run = resolve(replace(recipe, patience=2))  # 12 steps, evaluated each 4
+    over = {
+        (best, step): is_over(run, TrainState(np.int32(step), {}, {}, np.zeros(0), {"best": {"step": np.int32(best)}}))  # type: ignore[arg-type]
+        for best, step in ((-1, 4), (-1, 8), (4, 8), (4, 11), (4, 12), (8, 11))
+    }
+    assert [key for key, value in over.items() if value] == [(-1, 8), (4, 12)]
 
 
 def test_a_grid_sets_fields_by_name(recipe: FinetuneConfig) -> None:

@@ -21,7 +21,7 @@ from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
 from lmjax.data.sources import Dialogues, ParallelText, TextFiles
 from lmjax.data.tokenizers import TokenizerConfig, make_tokenizer
-from lmjax.finetuning import FinetuneConfig, resolve
+from lmjax.finetuning import FinetuneConfig, finetune
 from lmjax.interop import LanguageModel
 from lmjax.models.bert import BertConfig
 from lmjax.models.elmo import ElmoConfig
@@ -110,8 +110,6 @@ def finetuning(root: Path) -> FinetuneConfig:
 
 
 def config(name: str, root: Path) -> RunConfig:
-    if name == "finetune":
-        return resolve(finetuning(root))
     common = {
         "directory": str(root / name),
         "optim": OptimConfig(peak_lr=3e-3, warmup=10),
@@ -211,6 +209,9 @@ def config(name: str, root: Path) -> RunConfig:
 
 
 if __name__ == "__main__":
-    cfg = override(config(sys.argv[1], Path(sys.argv[2])), sys.argv[3:], "tiny.py")
-    prepare_data(cfg)
-    train(cfg)
+    if sys.argv[1] == "finetune":
+        finetune(override(finetuning(Path(sys.argv[2])), sys.argv[3:], "tiny.py"))
+    else:
+        cfg = override(config(sys.argv[1], Path(sys.argv[2])), sys.argv[3:], "tiny.py")
+        prepare_data(cfg)
+        train(cfg)

@@ -1,5 +1,6 @@
 """Which leaves a fresh state takes over from a trained model, which stay as drawn, and what is said about it."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ from lmjax.models.architecture import init_params
 from lmjax.models.weights import flatten
 from lmjax.train.warm_start import warm_started
 from lmjax.types import TrainState
-from tests.models.tiny import noisy, tiny
+from tests.models.tiny import QUICKLY, noisy, tiny
 
 ROBERTA = MODELS["roberta"]
 
@@ -28,7 +29,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fresh(**changes: object) -> TrainState:
-    params = init_params(ROBERTA, tiny("roberta", **changes), ("pooler",), jax.random.key(1))
+    draw = partial(init_params, ROBERTA, tiny("roberta", **changes), ("pooler",))
+    params = jax.jit(draw, compiler_options=QUICKLY)(jax.random.key(1))
     return TrainState(jnp.zeros((), jnp.int32), params, {}, jax.random.key(0))
 
 
