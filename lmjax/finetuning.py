@@ -28,7 +28,7 @@ from lmjax.report import report
 from lmjax.run import RunConfig
 from lmjax.tasks import make_task
 from lmjax.tasks.task import SupervisedConfig
-from lmjax.train.assemble import assemble, open_data
+from lmjax.train.assemble import Program, assemble, open_data
 from lmjax.train.checkpoint import CheckpointConfig, find, read_arrays, restore_params
 from lmjax.train.evaluate import EvalConfig, predict
 from lmjax.train.files import write_atomically
@@ -94,9 +94,10 @@ def finetune(cfg: FinetuneConfig) -> dict[str, float]:
       UserError: a bad config, data or model.
     """
     run = resolve(cfg)
-    if not is_over(run, train(run)):
+    program = assemble(run)
+    if not is_over(run, train(run, program)):
         return {}
-    figures = write_results(run)
+    figures = write_results(run, program)
     if jax.process_index() == 0:
         page = report(run.directory)
         shown = "".join(f"\n  {name:<18} {value:.4g}" for name, value in figures.items())
@@ -169,9 +170,8 @@ def _model(cfg: FinetuneConfig, model: ModelConfig, vocab_size: int) -> ModelCon
     return dataclasses.replace(model, **changes)
 
 
-def write_results(run: RunConfig) -> dict[str, float]:
+def write_results(run: RunConfig, program: Program) -> dict[str, float]:
     """Predictions of the best state (the last one, where none was evaluated) and its figures."""
-    program = assemble(run)
     data, task = open_data(run, program), program.task.supervised
     assert task
     directory = epath.Path(run.directory)

@@ -32,15 +32,16 @@ if TYPE_CHECKING:
 SKIPPED_IN_A_ROW = 10  # steps without a finite gradient before a run gives up
 
 
-def train(cfg: "RunConfig") -> TrainState:
-    """Trains, or resumes, the run in `cfg.directory`; returns its last state.
+def train(cfg: "RunConfig", program: Program | None = None) -> TrainState:
+    """Trains, or resumes, the run in `cfg.directory`; returns its last state. `program`: of `cfg`, where it is assembled
+    already.
 
     Raises:
       UserError: a bad config, data that is missing, a directory of another run, checkpoints of which none loads, or a
         run whose loss stays not finite.
     """
     check_same_meaning(cfg.directory, cfg)  # first: a changed config would be missed in the data next
-    program = assemble(cfg)
+    program = program or assemble(cfg)
     data = open_data(cfg, program)
     run_dir = epath.Path(cfg.directory)
     with jax.set_mesh(program.mesh), Checkpoints(run_dir, cfg.checkpoint, cfg) as checkpoints:

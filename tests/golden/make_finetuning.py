@@ -17,8 +17,8 @@ import torch
 import transformers
 
 STEPS = 30
-RECIPE = {"peak_lr": 2e-3, "weight_decay": 0.01, "warmup": 3, "clip_norm": 1.0, "eps": 1e-6, "b1": 0.9, "b2": 0.999}
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+RECIPE = {"peak_lr": 5e-3, "weight_decay": 0.01, "warmup": 3, "clip_norm": 1.0, "eps": 1e-6, "b1": 0.9, "b2": 0.999}
+SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 FAMILIES: dict[str, Any] = {
     "bert": (transformers.BertConfig, transformers.BertForSequenceClassification, {}),
