@@ -34,7 +34,7 @@ TEXT = ("tokens", "token_type_ids", "segment_ids")
 class ClassificationConfig(SupervisedConfig):
     """One of the sets of `data.labelled`.
 
-    `folder`: where its files lie; `source` "tfds": TensorFlow Datasets' copy, in `folder` or its default directory.
+    `folder`: where its files lie; `source` "tfds": TensorFlow Datasets' copy, in `data_dir` or its default directory.
     `train`, `heldout`: the names of those files, where they are not the official ones; `heldout_share`: without a
     held-out file, that share of the training rows is held out. `limit`: train on so many rows only, always the same (0
     = all). `language_model`: the coefficient of the language-model loss, for decoders.
@@ -43,6 +43,7 @@ class ClassificationConfig(SupervisedConfig):
     data: str
     folder: str = ""
     source: Literal["files", "tfds"] = "files"
+    data_dir: str = ""
     train: str = ""
     heldout: str = ""
     heldout_share: float = 0.0
@@ -99,7 +100,7 @@ def classification(cfg: ClassificationConfig) -> Task:
 def read_splits(cfg: ClassificationConfig) -> dict[str, list[Example]]:
     """The examples of each split. Raises UserError for bad files, and without held-out rows."""
     if cfg.source == "tfds":
-        splits = dict(read_tfds(cfg.data, cfg.folder))
+        splits = dict(read_tfds(cfg.data, cfg.data_dir))
     else:
         files = _files(cfg)
         splits = {split: read_file(file, cfg.data, not split.startswith("test")) for split, file in files.items()}

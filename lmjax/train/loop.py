@@ -33,8 +33,8 @@ SKIPPED_IN_A_ROW = 10  # steps without a finite gradient before a run gives up
 
 
 def train(cfg: "RunConfig", program: Program | None = None) -> TrainState:
-    """Trains, or resumes, the run in `cfg.directory`; returns its last state. `program`: of `cfg`, where it is assembled
-    already.
+    """Trains, or resumes, the run in `cfg.directory`; returns its last state. `program`: that of `cfg`, where it is
+    there already.
 
     Raises:
       UserError: a bad config, data that is missing, a directory of another run, checkpoints of which none loads, or a

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from lmjax.data.labelled import SETS, Example, find_files, labelled_set, read_file
+from lmjax.data.labelled import SETS, Example, find_files, labelled_set, read_file, read_tfds
 from lmjax.errors import UserError
 
 # A line of each set's training file, with the official header (none: the file has none), and what is read.
@@ -118,6 +118,22 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         find_files("rte", str(tmp_path), {"heldout": "mine.tsv"})
     with pytest.raises(UserError, match="unknown set of labelled texts 'mprc'; did you mean 'mrpc'"):
         labelled_set("mprc")
+
+
+def test_tfds_has_other_columns_and_another_order_of_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As glue/mnli's builder has them: entailment, neutral, contradiction, and -1 in tests."""
+
+    def rows(builder: str, split: str) -> list[dict]:
+        label = -1 if split.startswith("test") else 0
+        return [{"premise": "雨 ".encode(), "hypothesis": split.encode(), "label": label, "idx": 0}]
+
+    monkeypatch.setattr("lmjax.data.labelled.prepared", lambda name, data_dir: name)
+    monkeypatch.setattr("lmjax.data.labelled.rows_of", rows)
+    found = dict(read_tfds("mnli", ""))
+    assert found["mismatched"] == [Example(("雨", "validation_mismatched"), 1)]
+    assert found["test"] == [Example(("雨", "test_matched"), None)]
+    with pytest.raises(UserError, match="TensorFlow Datasets has no lcqmc"):
+        dict(read_tfds("lcqmc", ""))
 
 
 @pytest.mark.parametrize("name", REAL)
