@@ -4,7 +4,7 @@ What a task computes is a function of (model, batch, train) that stands with the
 layers begin as the backbone's do and are replicated on a mesh, whatever the architecture.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -68,7 +68,7 @@ def wrap(architecture: Architecture, cfg: ModelConfig, heads: tuple[str, ...], r
     return Wrapped(architecture, cfg, architecture.build(cfg, heads), read)
 
 
-def init_wrapped(module: Wrapped, batch: Batch, key: jax.Array) -> Params:
+def init_wrapped(module: Wrapped, batch: Mapping[str, jax.ShapeDtypeStruct], key: jax.Array) -> Params:
     """Fresh parameters; of the batch only the shapes are read."""
     return module.init(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(batch)))["params"]
 

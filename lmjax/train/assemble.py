@@ -125,9 +125,9 @@ def _model(
     cfg: "RunConfig", task: Task, architecture: Architecture, heads: tuple[str, ...]
 ) -> tuple[Apply, Callable[[jax.Array], Params]]:
     """The model with what the task puts on top: what applies it, and what draws its parameters from a key."""
-    if task.supervised is None:
-        module, draw = architecture.build(cfg.model, heads), partial(init_params, architecture, cfg.model, heads)
-    else:
+    module: Any = architecture.build(cfg.model, heads)
+    draw = partial(init_params, architecture, cfg.model, heads)
+    if task.supervised:
         module = wrap(architecture, cfg.model, heads, task.supervised.read)
         draw = partial(init_wrapped, module, task.features(1, cfg.stages[-1].length, None))
 

@@ -71,7 +71,7 @@ def predict(
 ) -> tuple[dict[str, Array], dict[str, np.ndarray]]:
     """Each term's mean over the `rows` rows of a split, and what is kept of each row, [rows, ...], on every process."""
     sums: dict[str, Mean] = {}
-    kept: list[Mapping[str, np.ndarray]] = []
+    kept: list[Mapping[str, Any]] = []
     for batch in batches:
         terms, found = step(params, global_batch(batch, mesh, micro_batched=False))
         sums = {name: sums[name] + mean if name in sums else mean for name, mean in terms.items()}
