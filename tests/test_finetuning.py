@@ -75,7 +75,7 @@ def test_patience_ends_a_run_by_its_state_alone(recipe: FinetuneConfig) -> None:
     run = resolve(replace(recipe, patience=2))  # 12 steps, evaluated each 4
     over = {
         (best, step): is_over(run, TrainState(np.int32(step), {}, {}, np.zeros(0), {"best": {"step": np.int32(best)}}))  # type: ignore[arg-type]
-        for best, step in ((-1, 4), (-1, 8), (4, 8), (4, 11), (4, 12), (8, 11))
+        for best, step in ((-1, 4), (-1, 7), (-1, 8), (4, 8), (4, 11), (4, 12), (8, 11))
     }
     assert [key for key, value in over.items() if value] == [(-1, 8), (4, 12)]
 

@@ -111,7 +111,7 @@ def assemble(cfg: "RunConfig") -> Program:
         architecture=architecture,
         schedule=schedule,
         mesh=mesh,
-        init_state=lambda: warm_started(jax.jit(init, out_shardings=where)(), cfg.init_from, architecture),
+        init_state=lambda: warm_started(jax.jit(init, out_shardings=where)(), cfg.init_from, cfg.model),
         abstract_state=placed,
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(where, None)),
         eval_step=jax.jit(eval_step),

@@ -12,7 +12,7 @@ import numpy as np
 
 from lmjax.errors import UserError
 from lmjax.models import architecture_of
-from lmjax.models.architecture import Architecture
+from lmjax.models.architecture import ModelConfig
 from lmjax.models.weights import flatten, unflatten
 from lmjax.train.saved import read_saved
 from lmjax.types import Array, TrainState
@@ -20,7 +20,7 @@ from lmjax.types import Array, TrainState
 POSITIONS = "positions/position/embedding"
 
 
-def warm_started(state: TrainState, source: str, architecture: Architecture) -> TrainState:
+def warm_started(state: TrainState, source: str, cfg: ModelConfig) -> TrainState:
     """`state` with the parameters of the model at `source` ("" = none); the optimizer's state stays empty.
 
     Raises:
@@ -28,7 +28,7 @@ def warm_started(state: TrainState, source: str, architecture: Architecture) -> 
     """
     if not source:
         return state
-    saved = read_saved(source).model
+    saved, architecture = read_saved(source).model, architecture_of(cfg)
     if architecture_of(saved.config) is not architecture:
         ours, theirs = architecture.config.__name__, type(saved.config).__name__
         raise UserError(f"init_from {source} is a {theirs}, the run's model a {ours}")
@@ -43,9 +43,16 @@ def warm_started(state: TrainState, source: str, architecture: Architecture) -> 
                 shapes = f"{tuple(trained[path].shape)}, in the run's model {tuple(leaf.shape)}"
                 raise UserError(f"init_from {source}: {path} has shape {shapes}")
             taken[path] = jax.device_put(found, leaf.sharding)
-    for said, paths in (("drawn from the seed", set(drawn) - set(taken)), ("not used", set(trained) - set(taken))):
-        if paths:
-            print(f"lmjax: weights of {source}: {said}: {_groups(paths)}", file=sys.stderr)
+    longer = {"words": "vocab_size", "positions": "max_position_embeddings"}
+    more = {name: getattr(cfg, field) - getattr(saved.config, field) for name, field in longer.items()}
+    rows = [f"{count} rows of {name}" for name, count in more.items() if count > 0]
+    said = {
+        "drawn from the seed": [*_groups(set(drawn) - set(taken)), *rows],
+        "not used": _groups(set(trained) - set(taken)),
+    }
+    for what, names in said.items():
+        if names:
+            print(f"lmjax: weights of {source}: {what}: {', '.join(names)}", file=sys.stderr)
     return state.replace(params=unflatten(drawn | taken))
 
 
@@ -58,6 +65,6 @@ def _onto(drawn: Array, trained: np.ndarray, may_be_longer: bool) -> np.ndarray 
     return None
 
 
-def _groups(paths: set[str]) -> str:
+def _groups(paths: set[str]) -> list[str]:
     """Their parents, each once: `mlm/norm/scale` and `mlm/norm/bias` are mlm/norm."""
-    return ", ".join(sorted({re.sub("/[^/]+$", "", path) for path in paths}))
+    return sorted({re.sub("/[^/]+$", "", path) for path in paths})

@@ -39,7 +39,7 @@ def test_longer_tables_keep_the_trained_rows_and_draw_the_rest(
 ) -> None:
     """16 positions behind 2 reserved rows become 24; 120 words, stored in 128 rows, become 130, in 256."""
     drawn = fresh(max_position_embeddings=24, vocab_size=130)
-    state = warm_started(drawn, str(trained), ROBERTA)
+    state = warm_started(drawn, str(trained), tiny("roberta", max_position_embeddings=24, vocab_size=130))
     theirs, mine, before = (flatten(p) for p in (noisy(tiny("roberta"), ("mlm",)), state.params, drawn.params))
     positions, words = "positions/position/embedding", "word_embeddings/embedding"
     for path, kept in ((positions, 18), (words, 120)):
@@ -50,19 +50,19 @@ def test_longer_tables_keep_the_trained_rows_and_draw_the_rest(
     for path in set(mine) - {positions, words}:
         np.testing.assert_array_equal(mine[path], (before if path.startswith("pooler") else theirs)[path])
     said = capsys.readouterr().err
-    assert "drawn from the seed: pooler\n" in said
+    assert "drawn from the seed: pooler, 10 rows of words, 8 rows of positions\n" in said
     assert "not used: mlm, mlm/norm, mlm/transform\n" in said
 
 
 def test_nothing_to_begin_with() -> None:
     state = fresh()
-    assert warm_started(state, "", ROBERTA) is state
+    assert warm_started(state, "", tiny("roberta")) is state
 
 
 def test_another_shape_or_family(trained: Path) -> None:
     with pytest.raises(UserError, match=r"has shape .*, in the run's model"):
-        warm_started(fresh(intermediate_size=80), str(trained), ROBERTA)
+        warm_started(fresh(intermediate_size=80), str(trained), tiny("roberta", intermediate_size=80))
     with pytest.raises(UserError, match="is a RobertaConfig, the run's model a BertConfig"):
-        warm_started(fresh(), str(trained), MODELS["bert"])
+        warm_started(fresh(), str(trained), tiny("bert"))
     with pytest.raises(UserError, match="no directory nowhere"):
-        warm_started(fresh(), "nowhere", ROBERTA)
+        warm_started(fresh(), "nowhere", tiny("roberta"))
