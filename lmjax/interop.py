@@ -13,15 +13,13 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from lmjax.beam import Beam, translate
-from lmjax.config import from_stored
-from lmjax.data.huggingface import VOCABULARIES, separator_is_doubled, write_tokenizer
+from lmjax.data.huggingface import separator_is_doubled, write_tokenizer
 from lmjax.data.store import built_aside
-from lmjax.data.tokenizers import Tokenizer, load_tokenizer
+from lmjax.data.tokenizers import Tokenizer
 from lmjax.data.words import BEGIN_SENTENCE, CHARACTERS, END_SENTENCE, NUM_CHARACTERS, spell
 from lmjax.errors import UserError, did_you_mean
 from lmjax.generate import Sampling, generate
@@ -31,16 +29,13 @@ from lmjax.models.architecture import (
     AttentionConfig,
     EncoderDecoderConfig,
     ModelConfig,
-    abstract_params,
     check,
     check_use,
     num_params,
-    portable,
 )
-from lmjax.models.huggingface import Model, read_json, read_model, released_options, write_model
+from lmjax.models.huggingface import Model, write_model
 from lmjax.ops.vocabulary import VocabLogits
-from lmjax.tasks import TaskConfig, make_task
-from lmjax.train.checkpoint import find, last_checkpoints, read_config, restore_params
+from lmjax.train.saved import read_saved
 from lmjax.types import Array, Params
 
 
@@ -53,40 +48,8 @@ def load(path: str | os.PathLike[str], average: int = 1) -> "LanguageModel":
     Raises:
       UserError: nothing there, or something damaged or unknown, named.
     """
-    path = epath.Path(path).expanduser()
-    if not (path.parent if path.name == "best" else path).is_dir():
-        mend = f"if it is an id on the Hugging Face Hub, `hf download {path} --local-dir {path.name}` fetches it"
-        raise UserError(f"no directory {path}; {mend}")
-    config = path / "config.json"
-    is_ours = "schema_version" in read_json(config) if config.exists() else not released_options(path)
-    if average != 1 and not is_ours:
-        raise UserError(f"{path}: average={average} takes checkpoints of a run; this directory holds one model")
-    model, folders = _read_run(path, average) if is_ours else (read_model(path), [path])
-    tokenizer = next((load_tokenizer(f) for f in folders if any(any(f.glob(v)) for v in VOCABULARIES)), None)
-    if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
-        sizes = f"{tokenizer.vocab_size} entries, the model {model.config.vocab_size}"
-        raise UserError(f"{path}: the tokenizer has {sizes}; they do not belong together")
+    model, tokenizer = read_saved(path, average)
     return LanguageModel(*model, tokenizer)
-
-
-def _read_run(path: epath.Path, average: int) -> tuple[Model, list[epath.Path]]:
-    """The model, and where its tokenizer may lie."""
-    directories = [find(path)] if average == 1 else last_checkpoints(path, average)
-    directory = directories[-1]
-    stored = read_config(directory)
-
-    def part(declared: Any, name: str) -> Any:
-        found = stored | {"config": stored.get("config", {}).get(name)}
-        return from_stored(declared, found, f"{directory}/config.json")
-
-    cfg = portable(part(ModelConfig, "model"))  # it was trained by whatever kernel and memory plan
-    heads = make_task(part(TaskConfig, "task")).heads
-    abstract = abstract_params(architecture_of(cfg), cfg, heads)
-    params = restore_params(directory, abstract)
-    for other in directories[:-1]:
-        params = jax.tree.map(jnp.add, params, restore_params(other, abstract))
-    params = jax.tree.map(lambda x: x / len(directories), params) if len(directories) > 1 else params
-    return Model(cfg, heads, params), [directory / "tokenizer", directory.parent.parent / "tokenizer"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -135,3 +135,32 @@ def seq2seq(smoothing: float) -> Objective:
     """Translation: the label-smoothed loss is optimised (Vaswani et al. 2017, section 5.4), the plain one reported."""
     terms = partial(smoothed_terms, smoothing=smoothing)
     return Objective(terms, {"seq2seq_smoothed": 1.0}, ("loss_weights",))
+
+
+def class_terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
+    """Cross-entropy (nats) of `labels` int32 [B] under class_logits float32 [B, C], and accuracy; weighed by
+    example_weights [B]."""
+    log_p, labels = jax.nn.log_softmax(outputs["class_logits"]), batch["labels"]
+    weights = batch["example_weights"]
+    return {
+        "cross_entropy": Mean.of(-jnp.take_along_axis(log_p, labels[:, None], 1)[:, 0], weights),
+        "accuracy": Mean.of(jnp.argmax(log_p, -1) == labels, weights),
+    }
+
+
+def regression_terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
+    """The squared error of class_logits float32 [B, 1] to `labels` float32 [B]; weighed by example_weights [B]."""
+    error = outputs["class_logits"][:, 0] - batch["labels"]
+    return {"squared_error": Mean.of(jnp.square(error), batch["example_weights"])}
+
+
+def with_language_model(terms: Terms, name: str, coefficient: float) -> Objective:
+    """The term `name` of a task on whole rows, and, where `coefficient` is not 0, so much of a causal language model's
+    beside it (Radford et al. 2018, equation 5)."""
+    if not coefficient:
+        return Objective(terms, {name: 1.0}, ("example_weights",))
+    return Objective(
+        lambda outputs, batch: {**terms(outputs, batch), **token_terms("clm")(outputs, batch)},
+        {name: 1.0, "clm": coefficient},
+        ("example_weights", "loss_weights"),
+    )

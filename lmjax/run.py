@@ -28,6 +28,7 @@ class RunConfig:
       skips: (step, batches) pairs: before that step, so many batches of data are passed over.
       seed: of parameters, dropout, shuffling and masking.
       prng: JAX's generator; "rbg" is cheaper, but nothing promises that its dropout is the same on every mesh.
+      init_from: the run or Hugging Face directory whose weights the parameters begin with; what it lacks is drawn.
       stop_at: stop, with a checkpoint, at this step (0 = at the end).
     """
 
@@ -37,6 +38,7 @@ class RunConfig:
     data: tuple[WeightedData, ...]
     stages: tuple[Stage, ...]
     optim: OptimConfig = field(default_factory=OptimConfig)
+    init_from: str = ""
     seed: int = 0
     prng: Literal["threefry2x32", "rbg"] = "threefry2x32"
     evaluation: EvalConfig = field(default_factory=EvalConfig)
@@ -48,8 +50,11 @@ class RunConfig:
 
 
 def prepare_data(cfg: RunConfig) -> None:
-    """Builds the stores and instance tables that the run reads, where they are not there yet."""
+    """Builds the stores and instance tables that the run reads, where they are not there yet; labelled examples were
+    encoded when the run was made of its recipe (`finetuning.resolve`)."""
     task = make_task(cfg.task)
+    if task.supervised:
+        return
     for index, entry in enumerate(cfg.data):
         lengths = {s.length for s in cfg.stages if not s.data or index in s.data} | {cfg.stages[-1].length}
         prepare(entry.data, [task.instances(length) for length in sorted(lengths)], cfg.seed)

@@ -16,14 +16,15 @@ RANKS = {
     **dict.fromkeys(["types", "errors", "memory"], 1),
     **dict.fromkeys(["config", "chips", "parallel"], 2),
     **dict.fromkeys(["ops"], 3),
-    **dict.fromkeys(["data", "models", "objectives"], 4),
+    **dict.fromkeys(["data", "models", "objectives", "metrics"], 4),
     "tasks": 5,
     **dict.fromkeys(["train", "generate", "beam"], 6),
     **dict.fromkeys(["interop", "rlhf"], 7),
     **dict.fromkeys(["evals", "scaling", "report", "samples", "verify", "run"], 8),
-    **dict.fromkeys(["commands", "pretraining"], 9),
-    "__main__": 10,
-    "": 10,  # lmjax/__init__.py, the entry scripts and the configs
+    **dict.fromkeys(["commands", "pretraining", "finetuning"], 9),
+    **dict.fromkeys(["recipes", "study"], 10),
+    "__main__": 11,
+    "": 11,  # lmjax/__init__.py, the entry scripts and the configs
 }
 WALLS = {  # library: where alone it may be imported ("" = nowhere)
     "flax.linen": "lmjax/models/",
@@ -94,7 +95,7 @@ def test_every_file_keeps_the_rules(path):
     [
         ("lmjax/ops/dense.py", "from lmjax.models import bert", "rank 4"),
         ("lmjax/parallel.py", "from lmjax import chips", "rank 2"),
-        ("lmjax/models/bert.py", "import lmjax", "rank 10"),
+        ("lmjax/models/bert.py", "import lmjax", "rank 11"),
         ("lmjax/train/loop.py", "def f():\n    from lmjax.run import RunConfig", "rank 8"),
         ("lmjax/ops/dense.py", "from . import dropout", "relative"),
         ("lmjax/ops/dense.py", "from flax import linen as nn", "flax.linen"),

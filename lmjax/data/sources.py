@@ -16,9 +16,10 @@ from typing import Any, Literal
 from etils import epath
 
 from lmjax.config import to_json
-from lmjax.data import annotated, docs_source, tf
+from lmjax.data import annotated, docs_source
 from lmjax.data.dialogue import turns_as_lines
 from lmjax.data.files import CHUNK, find_files, json_rows, read_lines
+from lmjax.data.tf_datasets import prepared, rows_of
 from lmjax.errors import UserError, did_you_mean
 
 
@@ -131,7 +132,7 @@ def texts(source: SourceConfig) -> Iterator[tuple[str, str, str]]:
                 for number, row in json_rows(path):
                     yield f"{name}:{number}", f"{name}:{number}", turns_as_lines(row, f"{path}, line {number}")
         case Tfds():
-            builder = _builder(source)
+            builder = prepared(source.name, source.data_dir)
             for number, text in enumerate(_rows(builder, source)):
                 id_ = f"{builder.info.full_name}:{source.split}:{number}"
                 yield id_, id_, text
@@ -165,7 +166,7 @@ def fingerprint(source: SourceConfig) -> str:
                     while chunk := file.read(CHUNK):
                         digest.update(chunk)
         case Tfds():
-            info = _builder(source).info
+            info = prepared(source.name, source.data_dir).info
             digest.update(repr([info.full_name, {k: v.shard_lengths for k, v in sorted(info.splits.items())}]).encode())
     return digest.hexdigest()
 
@@ -216,45 +217,11 @@ def _json_texts(path: epath.Path, field: str) -> Iterator[tuple[int, str]]:
         yield number, row[field]
 
 
-def _builder(source: Tfds) -> Any:
-    """The prepared data set's builder. Asks no network, where a plain `tfds.load` would retry for minutes, and needs no
-    TensorFlow, so that the answer comes at once."""
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.registered import DatasetNotFoundError
-
-    name = re.split("[/:]", source.name)[0]
-    known = tfds.list_builders(with_community_datasets=False)
-    try:
-        builder = tfds.builder(source.name, data_dir=source.data_dir or None, try_gcs=False)
-    except DatasetNotFoundError:
-        close = did_you_mean(name, known) if source.name else ""
-        raise UserError(f"unknown TFDS data set '{source.name}'{close if 'did you mean' in close else ''}") from None
-    except (ValueError, RuntimeError) as error:  # an unknown configuration or version
-        raise UserError(f"TFDS data set '{source.name}': {str(error)[:300]}") from None
-    if not builder.is_prepared():
-        where = f", data_dir={source.data_dir!r}" if source.data_dir else ""
-        command = f"import tensorflow_datasets as tfds; tfds.builder({source.name!r}{where}).download_and_prepare()"
-        raise UserError(f"TFDS data set '{source.name}' is not prepared; this downloads it: python -c \"{command}\"")
-    return builder
-
-
 def _rows(builder: Any, source: Tfds) -> Iterator[str]:
-    tf.tensorflow()  # before TFDS imports it, loudly
-    import tensorflow_datasets as tfds
-
     where, features = builder.info.full_name, builder.info.features
     if source.field not in features:
         raise UserError(f"{where}: no field '{source.field}'{did_you_mean(source.field, features)}")
-    one_reader = tfds.ReadConfig(interleave_cycle_length=1)  # the shards one after the other: a fixed order
-    try:
-        data = builder.as_dataset(split=source.split, shuffle_files=False, read_config=one_reader)
-    except (ValueError, KeyError):
-        known = did_you_mean(source.split, builder.info.splits)
-        raise UserError(f"{where}: no split '{source.split}'{known}") from None
-    for number, row in enumerate(tfds.as_numpy(data)):
+    for number, row in enumerate(rows_of(builder, source.split)):
         try:
             yield row[source.field].decode("utf-8")
         except (UnicodeDecodeError, AttributeError) as error:

@@ -43,18 +43,12 @@ def read_model(directory: epath.Path) -> Model:
     Raises:
       UserError: an unknown architecture or option, pickled or damaged weights, a missing, unknown or misshapen tensor.
     """
-    released = released_options(directory)
-    if released and released.name == SHAPES:
-        architecture = MODELS["openai-gpt"]
-        data, found = _read_npy(directory)
-    elif released:
-        data, architecture, found = read_json(released), MODELS["elmo"], _read_hdf5(directory)
+    cfg = read_model_config(directory)
+    architecture = architecture_of(cfg)
+    if released := released_options(directory):
+        found = _read_npy(directory)[1] if released.name == SHAPES else _read_hdf5(directory)
     else:
-        data = read_json(directory / "config.json")
-        architecture, found = _architecture(data, directory), _tensors(directory)
-    cfg = architecture.from_hf(data)
-    cfg = from_json(type(cfg), to_json(cfg), f"{directory}/config.json")  # checks the types
-    check(cfg, length=0)
+        found = _tensors(directory)
     try:
         tensors = _renamed(architecture, found)
         heads = _heads(architecture, cfg, tensors)
@@ -62,6 +56,22 @@ def read_model(directory: epath.Path) -> Model:
     except UserError as error:
         raise UserError(f"{directory}: {error}") from None
     return Model(cfg, heads, jax.device_put(params))
+
+
+def read_model_config(directory: epath.Path) -> ModelConfig:
+    """The config alone. Raises UserError for an unknown architecture or option."""
+    released = released_options(directory)
+    if released and released.name == SHAPES:
+        (data, _), architecture = _read_npy(directory), MODELS["openai-gpt"]
+    elif released:
+        data, architecture = read_json(released), MODELS["elmo"]
+    else:
+        data = read_json(directory / "config.json")
+        architecture = _architecture(data, directory)
+    cfg = architecture.from_hf(data)
+    cfg = from_json(type(cfg), to_json(cfg), f"{directory}/config.json")  # checks the types
+    check(cfg, length=0)
+    return cfg
 
 
 def write_model(model: Model, directory: epath.Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from lmjax.tasks import bilm, pretraining, translation
+from lmjax.tasks import bilm, classification, pretraining, translation
 from lmjax.tasks.task import Task, TaskConfig
 
 TASKS: dict[type[TaskConfig], Callable[[Any], Task]] = {
@@ -11,6 +11,7 @@ TASKS: dict[type[TaskConfig], Callable[[Any], Task]] = {
     pretraining.ClmConfig: pretraining.clm,
     translation.TranslationConfig: translation.translation,
     bilm.BilmConfig: bilm.bilm,
+    classification.ClassificationConfig: classification.classification,
 }
 
 

@@ -5,10 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
+from lmjax.data.examples import Encoded
+from lmjax.data.framing import Frame
 from lmjax.data.instances import InstanceConfig
 from lmjax.data.masking import MaskingConfig
+from lmjax.data.tokenizers import Tokenizer
+from lmjax.models.architecture import Architecture
+from lmjax.models.wrapped import Read
 from lmjax.objectives import Objective
+from lmjax.types import Array, Outputs
 
 Features = Mapping[str, jax.ShapeDtypeStruct]
 
@@ -19,18 +26,60 @@ class TaskConfig:
 
 
 @dataclass(frozen=True)
+class SupervisedConfig(TaskConfig):
+    """Base of the tasks on labelled examples. `frame`: how texts become a row, see `data.framing`; fine-tuning sets it
+    to what the architecture reads."""
+
+    frame: Frame = "separated"
+
+
+Predictions = Mapping[str, np.ndarray]  # name -> [rows, ...], in the order of the split
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """What a task on labelled examples has besides.
+
+    Attributes:
+      name: of the data, for directories.
+      fingerprint: () -> what tells a changed file from the one before: its examples belong in another store.
+      encode: (tokenizer, row length) -> the splits, "train" and "heldout" among them. A split that is labelled is
+        evaluated, the others are predicted at the end.
+      read: (wrapped model, batch, train) -> Outputs, see `models.wrapped`.
+      predict: Outputs -> {name: [rows, ...]}, what is kept of each row.
+      score: (split, predictions) -> figures; the task's headline among them.
+      baselines: (training split, held-out split) -> {figure: {the baseline's name: value}}.
+      files: (the split's name, split, predictions) -> {name: text} of prediction files in the official format.
+      new_tokens: rows of the word table behind the tokenizer's.
+      sequences: how many sequences of the row length a row holds.
+    """
+
+    name: str
+    fingerprint: Callable[[], str]
+    encode: Callable[[Tokenizer, int], Mapping[str, Encoded]]
+    read: Read
+    predict: Callable[[Outputs], Mapping[str, Array]]
+    score: Callable[[Encoded, Predictions], Mapping[str, float]]
+    baselines: Callable[[Encoded, Encoded], Mapping[str, Mapping[str, float]]]
+    files: Callable[[str, Encoded, Predictions], Mapping[str, str]]
+    new_tokens: int = 0
+    sequences: int = 1
+
+
+@dataclass(frozen=True)
 class Task:
     """One task, built from its config.
 
     Attributes:
-      heads: what the model carries.
+      heads: what the model carries; on labelled examples, of these what the architecture has.
       objective: what is optimised and reported.
       instances: row length -> how rows are cut from a store.
       transform: (the stage's masking or None, tokenizer) -> a function of (TensorFlow features, RowKeys) to features.
       features: (rows, length, the stage's masking or None) -> the batch that `transform` gives, without its values.
       predictions: (length, the stage's masking or None) -> positions of a row that reach the output layer.
-      headline: the held-out term that keep-best minimises.
+      headline: the held-out figure that keep-best minimises, or maximises where `larger_is_better`.
       carry: whether the model's state goes on from batch to batch.
+      supervised: what a task on labelled examples has besides.
     """
 
     heads: tuple[str, ...]
@@ -41,3 +90,9 @@ class Task:
     predictions: Callable[[int, MaskingConfig | None], int]
     headline: str
     carry: bool = False
+    larger_is_better: bool = False
+    supervised: Supervised | None = None
+
+    def heads_of(self, architecture: Architecture) -> tuple[str, ...]:
+        """The heads of the backbone."""
+        return tuple(head for head in self.heads if self.supervised is None or head in architecture.heads)

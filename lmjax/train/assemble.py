@@ -15,7 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lmjax.data.instances import open_table
+from lmjax.data.examples import Encoded, open_examples, table_of
+from lmjax.data.instances import Table, open_table
 from lmjax.data.pipeline import Stream, batches, heldout_batches
 from lmjax.data.prepare import rows_of
 from lmjax.data.schedule import Schedule
@@ -23,11 +24,14 @@ from lmjax.data.store import Store
 from lmjax.errors import UserError
 from lmjax.models import architecture_of
 from lmjax.models.architecture import Architecture, check, init_params, model_inputs
-from lmjax.parallel import batch_sharding, check_rows, like_params, make_mesh, shardings
+from lmjax.models.wrapped import init_wrapped, with_new_layers, wrap
+from lmjax.parallel import Rules, batch_sharding, check_rows, like_params, make_mesh, shardings
 from lmjax.tasks import Task, make_task
+from lmjax.train.evaluate import make_predict_step
 from lmjax.train.optim import make_optimizer, make_schedule
-from lmjax.train.step import make_eval_step, make_train_step
-from lmjax.types import Outputs, TrainState
+from lmjax.train.step import Apply, make_eval_step, make_train_step
+from lmjax.train.warm_start import warm_started
+from lmjax.types import Outputs, Params, TrainState
 
 if TYPE_CHECKING:
     from lmjax.run import RunConfig
@@ -45,6 +49,7 @@ class Program:
     abstract_state: TrainState  # ShapeDtypeStructs with shardings
     train_step: Callable[..., tuple[TrainState, dict[str, Any]]]
     eval_step: Callable[..., tuple[Mapping[str, Any], dict[str, Any]]]
+    predict_step: Callable[..., tuple[Mapping[str, Any], Mapping[str, Any]]]  # of a task on labelled examples
     heldout_carry: Callable[[], dict[str, Any]]  # what evaluation begins with: {"carry": ...}, or nothing
     flops: Callable[[int], float]  # of one row of a stage's batch, forwards and backwards
 
@@ -57,7 +62,8 @@ def assemble(cfg: "RunConfig") -> Program:
     """
     task, architecture, schedule = make_task(cfg.task), architecture_of(cfg.model), Schedule(cfg.stages, cfg.skips)
     mesh = make_mesh(cfg.mesh)
-    if lacking := [head for head in task.heads if head not in architecture.heads]:
+    heads = task.heads_of(architecture)
+    if lacking := [head for head in heads if head not in architecture.heads]:
         task_name, model_name = type(cfg.task).__name__, type(cfg.model).__name__
         raise UserError(f"{task_name} needs a model with head {lacking[0]}, which {model_name} lacks; choose another")
     for stage in cfg.stages:
@@ -65,11 +71,7 @@ def assemble(cfg: "RunConfig") -> Program:
         check_rows(stage.micro_batch, mesh)
     if task.carry:
         _check_carry(cfg)
-    module = architecture.build(cfg.model, task.heads)
-
-    def apply(params: Any, batch: Any, key: jax.Array | None) -> Outputs:
-        rngs = {} if key is None else {"rngs": {"dropout": key}}
-        return module.apply({"params": params}, **model_inputs(architecture, batch), train=key is not None, **rngs)
+    apply, draw = _model(cfg, task, architecture, heads)
 
     tx = make_optimizer(cfg.optim)
     whole_run = schedule.steps if cfg.optim.unit == "steps" else schedule.tokens_before(schedule.steps)
@@ -79,7 +81,7 @@ def assemble(cfg: "RunConfig") -> Program:
     def init() -> TrainState:
         key = jax.random.key(cfg.seed, impl=cfg.prng)
         # Parameters always by the same generator: the choice for dropout must not change them.
-        params = init_params(architecture, cfg.model, task.heads, jax.random.key(cfg.seed, impl="threefry2x32"))
+        params = draw(jax.random.key(cfg.seed, impl="threefry2x32"))
         best = {"step": jnp.full((), -1, jnp.int32), "loss": jnp.full((), jnp.inf, jnp.float32)}
         extra = {"best": best, **carry(cfg.stages[0].micro_batches)}
         return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key, extra)
@@ -91,7 +93,8 @@ def assemble(cfg: "RunConfig") -> Program:
         return {"carry": jax.tree.map(lambda x: jnp.broadcast_to(x, (*micro_batches, *x.shape)), empty)}
 
     by_rows = jax.tree.map(lambda _: batch_sharding(mesh, False)(np.zeros(1)), jax.eval_shape(carry))
-    placed = _place(jax.eval_shape(init), architecture, mesh)
+    abstract = jax.eval_shape(init)
+    placed = _place(abstract, with_new_layers(architecture, cfg.model, heads, abstract.params), mesh)
     with jax.set_mesh(mesh):
         for index in range(len(cfg.stages)):
             jax.eval_shape(train_step, placed, _abstract_batch(task, cfg, index))
@@ -100,20 +103,40 @@ def assemble(cfg: "RunConfig") -> Program:
     def flops(index: int) -> float:
         stage = cfg.stages[index]
         predictions = task.predictions(stage.length, stage.masking)
-        return 3 * architecture.flops(cfg.model, stage.length, task.heads, predictions)
+        sequences = task.supervised.sequences if task.supervised else 1
+        return 3 * sequences * architecture.flops(cfg.model, stage.length, heads, predictions)
 
     return Program(
         task=task,
         architecture=architecture,
         schedule=schedule,
         mesh=mesh,
-        init_state=jax.jit(init, out_shardings=where),
+        init_state=lambda: warm_started(jax.jit(init, out_shardings=where)(), cfg.init_from, cfg.model),
         abstract_state=placed,
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(where, None)),
         eval_step=jax.jit(eval_step),
+        predict_step=jax.jit(make_predict_step(apply, task)),
         heldout_carry=jax.jit(carry, out_shardings=by_rows),
         flops=flops,
     )
+
+
+def _model(
+    cfg: "RunConfig", task: Task, architecture: Architecture, heads: tuple[str, ...]
+) -> tuple[Apply, Callable[[jax.Array], Params]]:
+    """The model with what the task puts on top: what applies it, and what draws its parameters from a key."""
+    module: Any = architecture.build(cfg.model, heads)
+    draw = partial(init_params, architecture, cfg.model, heads)
+    if task.supervised:
+        module = wrap(architecture, cfg.model, heads, task.supervised.read)
+        draw = partial(init_wrapped, module, task.features(1, cfg.stages[-1].length, None))
+
+    def apply(params: Any, batch: Any, key: jax.Array | None) -> Outputs:
+        rngs = {} if key is None else {"rngs": {"dropout": key}}
+        inputs = {"batch": batch} if task.supervised else model_inputs(architecture, batch)
+        return module.apply({"params": params}, **inputs, train=key is not None, **rngs)
+
+    return apply, draw
 
 
 def _check_carry(cfg: "RunConfig") -> None:
@@ -122,8 +145,8 @@ def _check_carry(cfg: "RunConfig") -> None:
         raise UserError("a task that carries states needs one batch_size and micro_batches in all stages, and no ramp")
 
 
-def _place(state: TrainState, architecture: Architecture, mesh: Mesh) -> TrainState:
-    params = shardings(architecture.sharding, state.params, mesh)
+def _place(state: TrainState, rules: Rules, mesh: Mesh) -> TrainState:
+    params = shardings(rules, state.params, mesh)
     replicated, by_rows = NamedSharding(mesh, P()), batch_sharding(mesh)(np.zeros(1))
     extra = {k: jax.tree.map(lambda _, k=k: by_rows if k == "carry" else replicated, v) for k, v in state.extra.items()}
     where = jax.tree.map(lambda _: replicated, state).replace(
@@ -148,9 +171,10 @@ class Data:
 
     tokenizer: Any
     train: Callable[[int, int], Iterator[tuple[int, dict[str, np.ndarray]]]]  # (first step, end) -> (step, batch)
-    heldout: Callable[[], Iterator[dict[str, np.ndarray]]]
+    heldout: Callable[..., Iterator[dict[str, np.ndarray]]]  # of labelled examples, of any split by its name
     heldout_whole: Callable[[], Iterator[dict[str, np.ndarray]]]  # the rows of all processes
     token_counts: Callable[[], np.ndarray]  # int64 [vocabulary], over the first tokens of the training side
+    examples: Mapping[str, Encoded]  # the splits of labelled examples; of text, nothing
 
 
 def open_data(cfg: "RunConfig", program: Program) -> Data:
@@ -160,7 +184,7 @@ def open_data(cfg: "RunConfig", program: Program) -> Data:
     tokenizer = stores[0].tokenizer
     if any(s.tokenizer.fingerprint != tokenizer.fingerprint for s in stores):
         raise UserError("the run's stores were made with different tokenizers; prepare them with one")
-    if tokenizer.vocab_size != cfg.model.vocab_size:
+    if tokenizer.vocab_size + (task.supervised.new_tokens if task.supervised else 0) != cfg.model.vocab_size:
         raise UserError(
             f"model.vocab_size is {cfg.model.vocab_size}, but the tokenizer of {cfg.data[0].data.store} has "
             f"{tokenizer.vocab_size} entries; set model.vocab_size to that"
@@ -168,6 +192,13 @@ def open_data(cfg: "RunConfig", program: Program) -> Data:
     for field, theirs in {"decoder_start_token_id": tokenizer.pad_id, "eos_token_id": tokenizer.eos_id}.items():
         if getattr(cfg.model, field, theirs) != theirs:
             raise UserError(f"model.{field} is {getattr(cfg.model, field)}, but the tokenizer's is {theirs}; set it so")
+
+    examples = open_examples(stores[0]) if task.supervised else {}
+
+    def open_split(i: int, rows: Any, split: str) -> Table:
+        if task.supervised:
+            return table_of(examples[split], rows.length, tokenizer)
+        return open_table(rows, stores[i], split, cfg.seed)
 
     def tables(index: int, split: str) -> tuple[list[Any], list[float]]:
         stage = cfg.stages[index]
@@ -182,7 +213,7 @@ def open_data(cfg: "RunConfig", program: Program) -> Data:
                     f"rows of {cfg.data[i].data.store} have {instances.token_types} token types, the model {types}; "
                     "raise model.type_vocab_size"
                 )
-        return [open_table(rows[i], stores[i], split, cfg.seed) for i in chosen], [cfg.data[i].weight for i in chosen]
+        return [open_split(i, rows[i], split) for i in chosen], [cfg.data[i].weight for i in chosen]
 
     def stream(index: int) -> Stream:
         found, weights = tables(index, "train")
@@ -192,10 +223,10 @@ def open_data(cfg: "RunConfig", program: Program) -> Data:
     last = cfg.stages[-1]
     heldout_tables, _ = tables(len(cfg.stages) - 1, "heldout")
 
-    def heldout(process: int, processes: int) -> Iterator[dict[str, np.ndarray]]:
-        rows = math.ceil(cfg.evaluation.rows / len(heldout_tables)) or None
-        for table in heldout_tables:
-            transform = task.transform(last.masking, tokenizer)
+    def heldout(process: int, processes: int, split: str = "heldout") -> Iterator[dict[str, np.ndarray]]:
+        shown = [table_of(examples[split], last.length, tokenizer)] if task.supervised else heldout_tables
+        rows, transform = math.ceil(cfg.evaluation.rows / len(shown)) or None, task.transform(last.masking, tokenizer)
+        for table in shown:
             yield from heldout_batches(table, transform, last.micro_batch, cfg.seed, rows, process, processes)
 
     def token_counts() -> np.ndarray:
@@ -205,4 +236,4 @@ def open_data(cfg: "RunConfig", program: Program) -> Data:
     def train(first: int, end: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         return batches(streams, program.schedule, cfg.seed, first, end, *share)
 
-    return Data(tokenizer, train, partial(heldout, *share), partial(heldout, 0, 1), token_counts)
+    return Data(tokenizer, train, partial(heldout, *share), partial(heldout, 0, 1), token_counts, examples)

@@ -6,9 +6,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from lmjax.data.examples import Encoded
 from lmjax.parallel import global_batch
+from lmjax.tasks import Task
+from lmjax.train.step import Apply
 from lmjax.types import Array, Batch, Mean, Params
 
 TOKEN_LOSSES = ("mlm", "clm", "seq2seq", "forward", "backward")
@@ -16,10 +20,13 @@ TOKEN_LOSSES = ("mlm", "clm", "seq2seq", "forward", "backward")
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Evaluation each `every` steps and at the end, on `rows` held-out rows (evenly spread; 0 = all)."""
+    """Evaluation each `every` steps and at the end, on `rows` held-out rows (evenly spread; 0 = all; of labelled
+    examples always all). After `patience` evaluations in a row that were no better than the best, a run ends (0 =
+    never)."""
 
     every: int = 1000
     rows: int = 1024
+    patience: int = 0
 
 
 def evaluate(
@@ -40,6 +47,60 @@ def evaluate(
     values = {name: mean.value() for name, mean in jax.device_get(sums).items()}
     perplexities = {f"{name}_perplexity": np.exp(values[name]) for name in TOKEN_LOSSES if name in values}
     return values | perplexities
+
+
+def make_predict_step(
+    apply: Apply, task: Task
+) -> Callable[[Params, Batch], tuple[Mapping[str, Mean], Mapping[str, Array]]]:
+    """Returns `step(params, batch) -> {term: Mean}, {name: what is kept of each row}`, without dropout."""
+
+    def step(params: Params, batch: Batch) -> tuple[Mapping[str, Mean], Mapping[str, Array]]:
+        assert task.supervised
+        outputs = apply(params, batch, None)
+        return task.objective.terms(outputs, batch), task.supervised.predict(outputs)
+
+    return step
+
+
+def predict(
+    step: Callable[[Params, Batch], tuple[Mapping[str, Mean], Mapping[str, Array]]],
+    params: Params,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    mesh: Mesh,
+    rows: int,
+) -> tuple[dict[str, Array], dict[str, np.ndarray]]:
+    """Each term's mean over the `rows` rows of a split, and what is kept of each row, [rows, ...], on every process."""
+    sums: dict[str, Mean] = {}
+    kept: list[Mapping[str, Any]] = []
+    for batch in batches:
+        terms, found = step(params, global_batch(batch, mesh, micro_batched=False))
+        sums = {name: sums[name] + mean if name in sums else mean for name, mean in terms.items()}
+        kept.append(multihost_utils.process_allgather(found, tiled=True) if jax.process_count() > 1 else found)
+    values = {name: mean.value() for name, mean in jax.device_get(sums).items()}
+    kept = jax.device_get(kept)
+    return values, {name: np.concatenate([part[name] for part in kept])[:rows] for name in kept[0]}
+
+
+def evaluate_examples(
+    task: Task,
+    step: Callable[..., Any],
+    params: Params,
+    batches: Callable[[str], Iterable[Mapping[str, np.ndarray]]],
+    mesh: Mesh,
+    examples: Mapping[str, Encoded],
+) -> dict[str, Any]:
+    """The losses and the task's own figures on each labelled split but the training one; of others than "heldout" with
+    the split's name in front."""
+    assert task.supervised
+    figures: dict[str, Any] = {}
+    for name, split in examples.items():
+        if name == "train" or not split.labelled:
+            continue
+        means, predictions = predict(step, params, batches(name), mesh, len(split))
+        found = means | dict(task.supervised.score(split, predictions))
+        prefix = "" if name == "heldout" else f"{name}_"
+        figures |= {f"{prefix}{key}": value for key, value in found.items()}
+    return figures
 
 
 def baselines(

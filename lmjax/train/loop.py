@@ -8,6 +8,7 @@ import contextlib
 import json
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -19,7 +20,7 @@ from lmjax.errors import UserError
 from lmjax.parallel import global_batch, on_first_process
 from lmjax.train.assemble import Data, Program, assemble, open_data
 from lmjax.train.checkpoint import Checkpoints, check_same_meaning
-from lmjax.train.evaluate import baselines, evaluate
+from lmjax.train.evaluate import baselines, evaluate, evaluate_examples
 from lmjax.train.files import write_atomically
 from lmjax.train.guard import Watchdog, reached_preemption
 from lmjax.train.log import Log
@@ -31,15 +32,16 @@ if TYPE_CHECKING:
 SKIPPED_IN_A_ROW = 10  # steps without a finite gradient before a run gives up
 
 
-def train(cfg: "RunConfig") -> TrainState:
-    """Trains, or resumes, the run in `cfg.directory`; returns its last state.
+def train(cfg: "RunConfig", program: Program | None = None) -> TrainState:
+    """Trains, or resumes, the run in `cfg.directory`; returns its last state. `program`: that of `cfg`, where it is
+    there already.
 
     Raises:
       UserError: a bad config, data that is missing, a directory of another run, checkpoints of which none loads, or a
         run whose loss stays not finite.
     """
     check_same_meaning(cfg.directory, cfg)  # first: a changed config would be missed in the data next
-    program = assemble(cfg)
+    program = program or assemble(cfg)
     data = open_data(cfg, program)
     run_dir = epath.Path(cfg.directory)
     with jax.set_mesh(program.mesh), Checkpoints(run_dir, cfg.checkpoint, cfg) as checkpoints:
@@ -49,8 +51,7 @@ def train(cfg: "RunConfig") -> TrainState:
 
         def begin() -> None:
             data.tokenizer.save(run_dir / "tokenizer")
-            found = baselines(program.task.headline, data.heldout_whole(), data.token_counts())
-            write_atomically(run_dir / "baselines.json", json.dumps(found, indent=2))
+            write_atomically(run_dir / "baselines.json", json.dumps(_baselines(program, data), indent=2))
 
         if restored is None:
             on_first_process(begin)
@@ -61,12 +62,19 @@ def train(cfg: "RunConfig") -> TrainState:
             return _steps(cfg, program, data, state, end, checkpoints, log)
 
 
+def _baselines(program: Program, data: Data) -> Mapping[str, Mapping[str, float]]:
+    if program.task.supervised:
+        return program.task.supervised.baselines(data.examples["train"], data.examples["heldout"])
+    return baselines(program.task.headline, data.heldout_whole(), data.token_counts())
+
+
 def _steps(
     cfg: "RunConfig", program: Program, data: Data, state: TrainState, end: int, checkpoints: Checkpoints, log: Log
 ) -> TrainState:
     meter, skipped, steps = Meter(cfg, program), deque(maxlen=SKIPPED_IN_A_ROW), program.schedule.steps
     step = int(state.step)
-    stream = data.train(step, end)
+    out_of_patience = _out_of_patience(cfg, state, step)
+    stream = data.train(step, step if out_of_patience else end)
     compiled = set()
     with Watchdog() as watchdog:
         while (batch := meter.wait(stream)) is not None:
@@ -91,26 +99,47 @@ def _steps(
                     better = False
                     if evaluates:
                         state, better = _evaluate(program, data, state, step, log)
+                        out_of_patience = _out_of_patience(cfg, state, step)
+                        last = last or out_of_patience
                     if saves or last or better:
                         log.flush()
                         checkpoints.save(state, wait=last)
             if last:
                 break
-    if step < end:
+    if out_of_patience:
+        log.say(f"ended at step {step} of {end}: {cfg.evaluation.patience} evaluations without a better figure")
+    elif step < end:
         log.say(f"stopped at step {step} of {end} on notice of preemption; the same command resumes")
     return state
 
 
 def _evaluate(program: Program, data: Data, state: TrainState, step: int, log: Log) -> tuple[TrainState, bool]:
     """Logs the held-out figures; the state remembers the best step so far."""
-    figures = evaluate(program.eval_step, state.params, data.heldout(), program.mesh, program.heldout_carry())
+    task = program.task
+    if task.supervised:
+        step_of = program.predict_step
+        figures = evaluate_examples(task, step_of, state.params, data.heldout, program.mesh, data.examples)
+    else:
+        figures = evaluate(program.eval_step, state.params, data.heldout(), program.mesh, program.heldout_carry())
     log.heldout(step, figures)
-    loss = float(figures[program.task.headline])
+    loss = float(figures[task.headline]) * (-1 if task.larger_is_better else 1)  # the lowest is best
     if not loss < float(state.extra["best"]["loss"]):
         return state, False
     best = {"step": jnp.asarray(step, jnp.int32), "loss": jnp.asarray(loss, jnp.float32)}
     where = jax.tree.map(lambda leaf: leaf.sharding, program.abstract_state.extra["best"])
     return state.replace(extra={**state.extra, "best": jax.device_put(best, where)}), True
+
+
+def is_over(cfg: "RunConfig", state: TrainState) -> bool:
+    """Whether a run has nothing left to do, rather than stopped on the way."""
+    step = int(state.step)
+    return step == cfg.stages[-1].until_step or _out_of_patience(cfg, state, step)
+
+
+def _out_of_patience(cfg: "RunConfig", state: TrainState, step: int) -> bool:
+    """By the state alone, so that a resumed run ends where an untouched one does."""
+    waited = step - max(int(state.extra["best"]["step"]), 0)
+    return 0 < cfg.evaluation.patience * cfg.evaluation.every <= waited
 
 
 def _give_up_if_stuck(skipped: deque[Any], step: int, cfg: "RunConfig") -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lmjax.interop import load
 from lmjax.verify import fingerprint
 from tests.end_to_end import tiny
 
@@ -65,7 +66,9 @@ def test_killed_and_resumed_is_bitwise_the_same(name: str, tmp_path: Path) -> No
     assert fingerprint(run)[0] == 60
 
 
-@pytest.mark.parametrize("name", ["gpt1", "gpt3", "transformer", "elmo", "elmo_stateless", "ernie", "roberta"])
+@pytest.mark.parametrize(
+    "name", ["gpt1", "gpt3", "transformer", "elmo", "elmo_stateless", "ernie", "roberta", "finetune"]
+)
 def test_killed_once_in_twelve_steps(name: str, tmp_path: Path) -> None:
     if name == "ernie":
         pytest.importorskip("jieba")
@@ -89,3 +92,23 @@ def test_killed_once_in_twelve_steps(name: str, tmp_path: Path) -> None:
         assert seen == [32, 64, 96, 160, 224, 320, 416, 544, 672, 800, 928, 1056]
     if name == "ernie":  # two stages, which mask tokens and then entities
         assert [line["masking_level"] for line in log if line["split"] == "train"] == [0] * 6 + [3] * 6
+    if name == "finetune":
+        check_predictions(tmp_path, run, log)
+
+
+def check_predictions(root: Path, run: Path, log: list[dict]) -> None:
+    """Of the best state, in the official format; the run is a model for further tasks."""
+    heldout = {line["step"]: line["accuracy"] for line in log if line["split"] == "heldout"}
+    result = json.loads((run / "result.json").read_text())
+    best = max(heldout.values())
+    assert result["step"] == min(step for step, value in heldout.items() if value == best)
+    assert result["figures"] == {"accuracy": best}
+    assert list(heldout) == [4, 8, 12]
+    found = {split: (run / "predictions" / split / "RTE.tsv").read_text() for split in ("heldout", "test")}
+    assert found["heldout"].startswith("index\tprediction\n0\t")
+    assert found["test"].count("\n") == 4
+    labels = [line.split("\t")[-1] for line in (root / "dev.tsv").read_text().splitlines()[1:]]
+    answers = [line.split("\t")[-1] for line in found["heldout"].splitlines()[1:]]
+    assert best == sum(a == b for a, b in zip(labels, answers, strict=True)) / len(labels)
+    assert (run / "report.html").exists()
+    assert load(run).heads == ("pooler",)

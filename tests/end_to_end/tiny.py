@@ -3,7 +3,8 @@
 BERT crosses a stage boundary, goes through a batch ramp and skips data twice; GPT-2 accumulates and draws from a
 mixture. Of twelve steps only: GPT-1, with all of its dropout; GPT-3, with bands, walls, a batch ramp and rates by
 tokens; the Transformer, with packed pairs; ELMo, which accumulates and carries its states, and "elmo_stateless";
-RoBERTa, with rows of whole sentences; ERNIE, through two units of masking, over pairs and conversations.
+RoBERTa, with rows of whole sentences; ERNIE, through two units of masking, over pairs and conversations; and BERT
+fine-tuned on labelled pairs from a Hugging Face directory, with dropout, accumulation and a longer position table.
 """
 
 import json
@@ -19,7 +20,9 @@ from lmjax.data.masking import MaskingConfig
 from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
 from lmjax.data.sources import Dialogues, ParallelText, TextFiles
-from lmjax.data.tokenizers import TokenizerConfig
+from lmjax.data.tokenizers import TokenizerConfig, make_tokenizer
+from lmjax.finetuning import FinetuneConfig, finetune
+from lmjax.interop import LanguageModel
 from lmjax.models.bert import BertConfig
 from lmjax.models.elmo import ElmoConfig
 from lmjax.models.ernie import ErnieConfig
@@ -29,6 +32,7 @@ from lmjax.models.roberta import RobertaConfig
 from lmjax.models.transformer import TransformerConfig
 from lmjax.run import RunConfig, prepare_data
 from lmjax.tasks.bilm import BilmConfig
+from lmjax.tasks.classification import ClassificationConfig
 from lmjax.tasks.pretraining import ClmConfig, MlmConfig
 from lmjax.tasks.translation import TranslationConfig
 from lmjax.train.checkpoint import CheckpointConfig
@@ -36,6 +40,7 @@ from lmjax.train.evaluate import EvalConfig
 from lmjax.train.log import LogConfig
 from lmjax.train.loop import train
 from lmjax.train.optim import OptimConfig
+from tests.models.tiny import noisy
 
 SHAPE = {
     "hidden_size": 16,
@@ -73,6 +78,35 @@ def data(root: Path, kind: str, seed: int, vocab_size: int = 300) -> DataConfig:
 def with_tokenizer_of(first: DataConfig, second: DataConfig) -> DataConfig:
     """The second corpus, read with the vocabulary that was trained on the first."""
     return replace(second, tokenizer=replace(first.tokenizer, kind="file", path=f"{first.store}/tokenizer"))
+
+
+def finetuning(root: Path) -> FinetuneConfig:
+    """Three epochs of 32 rows; the model and the files are made where they are not there."""
+    if not (root / "pretrained").exists():
+        cfg = BertConfig(vocab_size=300, **SHAPE | {"max_position_embeddings": 24})
+        tokenizer = make_tokenizer(TokenizerConfig("wordpiece", 300), (root / "text0.txt").read_text().split("\n"))
+        LanguageModel(cfg, ("mlm", "nsp"), noisy(cfg, ("mlm", "nsp")), tokenizer).save_hf(root / "pretrained")
+    lines = [line for line in (root / "text0.txt").read_text().split("\n") if line]
+    for name, first, count in (("train", 0, 32), ("dev", 32, 10), ("test", 42, 3)):
+        rows = [f"{i}\t{lines[first + i]}\t{lines[i]}" for i in range(count)]
+        labels = [""] * count if name == "test" else [f"\t{('not_' * (i % 3 == 0))}entailment" for i in range(count)]
+        header = "index\tsentence1\tsentence2" + "\tlabel" * (name != "test")
+        text = "\n".join([header, *(row + label for row, label in zip(rows, labels, strict=True)), ""])
+        (root / f"{name}.tsv").write_text(text)
+    return FinetuneConfig(
+        directory=str(root / "finetune"),
+        init_from=str(root / "pretrained"),
+        positions="extend",
+        task=ClassificationConfig(data="rte", folder=str(root)),
+        length=32,
+        batch_size=8,
+        micro_batches=2,
+        dropout=0.1,
+        optim=OptimConfig(peak_lr=3e-3),
+        stores=str(root / "stores"),
+        checkpoint=CheckpointConfig(every=5, keep=2),
+        log=LogConfig(every=1, tensorboard=False),
+    )
 
 
 def config(name: str, root: Path) -> RunConfig:
@@ -175,6 +209,9 @@ def config(name: str, root: Path) -> RunConfig:
 
 
 if __name__ == "__main__":
-    cfg = override(config(sys.argv[1], Path(sys.argv[2])), sys.argv[3:], "tiny.py")
-    prepare_data(cfg)
-    train(cfg)
+    if sys.argv[1] == "finetune":
+        finetune(override(finetuning(Path(sys.argv[2])), sys.argv[3:], "tiny.py"))
+    else:
+        cfg = override(config(sys.argv[1], Path(sys.argv[2])), sys.argv[3:], "tiny.py")
+        prepare_data(cfg)
+        train(cfg)

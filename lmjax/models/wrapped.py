@@ -1,0 +1,79 @@
+"""A backbone with a task's own layers on top, in one flat tree of parameters: the backbone's names, and the new ones.
+
+What a task computes is a function of (model, batch, train) that stands with the task; here is what it may call. New
+layers begin as the backbone's do and are replicated on a mesh, whatever the architecture.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from lmjax.errors import UserError
+from lmjax.models.architecture import Architecture, ModelConfig, abstract_params, model_inputs
+from lmjax.models.layers import Dense
+from lmjax.ops.dropout import dropout
+from lmjax.parallel import Rules
+from lmjax.types import Array, Batch, Outputs, Params
+
+Read = Callable[["Wrapped", Batch, bool], Outputs]
+
+
+class Wrapped(nn.Module):
+    """`apply(variables, batch, train=...)` gives what `read(model, batch, train)` gives."""
+
+    architecture: Architecture
+    cfg: ModelConfig
+    backbone: nn.Module
+    read: Read
+
+    def setup(self) -> None:
+        nn.share_scope(self, self.backbone)
+
+    @nn.compact
+    def __call__(self, batch: Batch, *, train: bool = False) -> Outputs:
+        return self.read(self, batch, train)
+
+    def run(self, batch: Batch, train: bool, collect: bool = False) -> dict[str, Any]:
+        """The backbone's outputs on the features of the batch that it reads."""
+        return dict(self.backbone(**model_inputs(self.architecture, batch), train=train, collect=collect))  # type: ignore[operator]
+
+    def dense(self, name: str, x: Array, features: int) -> Array:
+        """x [..., D] -> float32 [..., features] by a new layer, its bias at zero."""
+        kinds = {"normal": nn.initializers.normal, "truncated_normal": nn.initializers.truncated_normal}
+        init = kinds[getattr(self.cfg, "initializer", "normal")](getattr(self.cfg, "initializer_range", 0.02))
+        return Dense((x.shape[-1],), (features,), init, name=name)(x).astype(jnp.float32)
+
+    def dropout(self, x: Array, train: bool) -> Array:
+        """Drops as the backbone's hidden layers do."""
+        rate = self.cfg.hidden_dropout
+        return dropout(x, rate, self.make_rng("dropout") if train and rate else None)
+
+    def vector(self, outputs: Outputs, batch: Batch) -> Array:
+        """One vector a row [B, D]: the pooled one where the architecture has a pooler, a causal model's last real
+        token. Raises UserError for an architecture with neither."""
+        if "pooled" in outputs:
+            return outputs["pooled"]
+        if "cache" not in self.architecture.inputs:
+            kind = type(self.cfg).__name__.removesuffix("Config")
+            raise UserError(f"{kind} has no vector of a whole row; this task needs a pooler or a causal model")
+        last_B = jnp.sum(batch["segment_ids"] > 0, axis=1) - 1
+        return jnp.take_along_axis(outputs["hidden"], last_B[:, None, None], axis=1)[:, 0]
+
+
+def wrap(architecture: Architecture, cfg: ModelConfig, heads: tuple[str, ...], read: Read) -> Wrapped:
+    return Wrapped(architecture, cfg, architecture.build(cfg, heads), read)
+
+
+def init_wrapped(module: Wrapped, batch: Mapping[str, jax.ShapeDtypeStruct], key: jax.Array) -> Params:
+    """Fresh parameters; of the batch only the shapes are read."""
+    return module.init(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(batch)))["params"]
+
+
+def with_new_layers(architecture: Architecture, cfg: ModelConfig, heads: Sequence[str], params: Params) -> Rules:
+    """The architecture's sharding rules, and one that replicates what stands beside the backbone in `params`."""
+    new = sorted(set(params) - set(abstract_params(architecture, cfg, tuple(heads))))
+    return (*architecture.sharding, *((rf"{name}/.*", P()) for name in new))

@@ -1,0 +1,92 @@
+"""Several seeds and a grid of settings: one run each, then one table. The same command again goes on where it stopped.
+
+A grid's entry is a field and its values, `optim.peak_lr=2e-5,3e-5`; all combinations are run, each with every seed.
+"""
+
+import itertools
+import json
+import statistics
+from typing import Any
+
+from etils import epath
+
+from lmjax.config import override
+from lmjax.errors import UserError
+from lmjax.finetuning import FinetuneConfig, finetune
+from lmjax.train.files import write_atomically
+
+
+def study(cfg: FinetuneConfig) -> None:
+    """The run of a config without `seeds` and `grid`; else their runs, those with a result passed over, and the table:
+    DIRECTORY/study.json and the screen.
+
+    Raises:
+      UserError: an entry of the grid that is not FIELD=VALUE,VALUE,... ; and what a run raises.
+    """
+    if not cfg.seeds and not cfg.grid:
+        finetune(cfg)
+        return
+    directory, found = epath.Path(cfg.directory), {}
+    for settings in _combinations(cfg.grid):
+        runs = []
+        for seed in cfg.seeds or (cfg.seed,):
+            run = one_run(cfg, settings, seed)
+            file = epath.Path(run.directory) / "result.json"
+            if not file.exists():
+                print(f"\n{run.directory}", flush=True)
+                if not finetune(run):
+                    return  # stopped on the way; the same command goes on
+            runs.append(json.loads(file.read_text()))
+        found[" ".join(settings) or "as configured"] = summary(runs)
+        write_atomically(directory / "study.json", json.dumps(found, indent=1))
+    print(table(found))
+
+
+def one_run(cfg: FinetuneConfig, settings: tuple[str, ...], seed: int) -> FinetuneConfig:
+    """The config of one run, in a directory named after its settings."""
+    arguments = [part for setting in settings for part in _argument(setting)]
+    name = "_".join([*settings, f"seed={seed}"]).replace("/", "-")
+    own = ["--seeds", "--grid", "--seed", str(seed), "--directory", str(epath.Path(cfg.directory) / name)]
+    return override(cfg, [*arguments, *own], "run_finetune.py --grid")
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Median, mean, standard deviation (of a sample; none for one run), best and all values of each figure on dev."""
+    pick = max if runs[0]["larger_is_better"] else min
+    figures = {}
+    for name in runs[0]["figures"]:
+        values = [run["figures"][name] for run in runs]
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        middle = {"median": statistics.median(values), "mean": statistics.fmean(values), "sd": spread}
+        figures[name] = {**middle, "best": pick(values), "values": values}
+    return {"headline": runs[0]["headline"], "larger_is_better": runs[0]["larger_is_better"], "figures": figures}
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """The headline of each combination, the best median first."""
+    first = next(iter(found.values()))
+    name, sign = first["headline"], -1 if first["larger_is_better"] else 1
+    ranked = sorted(found.items(), key=lambda item: sign * item[1]["figures"][name]["median"])
+    columns = ("median", "mean", "sd", "best")
+    width = max(len(settings) for settings in found)
+    lines = [f"{name:<{width}}  {'  '.join(f'{c:>7}' for c in columns)}  runs"]
+    for settings, one in ranked:
+        values = one["figures"][name]
+        shown = (f"{values[c]:7.4f}" if values[c] is not None else f"{'-':>7}" for c in columns)
+        lines.append(f"{settings:<{width}}  {'  '.join(shown)}  {len(values['values'])}")
+    return "\n".join(lines)
+
+
+def _combinations(grid: tuple[str, ...]) -> list[tuple[str, ...]]:
+    ways = []
+    for entry in grid:
+        name, equals, values = entry.partition("=")
+        if not (name and equals and all(values.split(","))):
+            raise UserError(f"grid entry '{entry}' is not FIELD=VALUE,VALUE,...")
+        ways.append([f"{name}={value}" for value in values.split(",")])
+    return list(itertools.product(*ways))
+
+
+def _argument(setting: str) -> list[str]:
+    name, _, value = setting.partition("=")
+    return [f"--{name.replace('_', '-')}", value]

@@ -1,0 +1,183 @@
+"""Labels of texts and of pairs of texts, and scores of pairs: GLUE's tasks and two Chinese sets (`data.labelled`).
+
+Encoders put a layer on the pooled first token (Devlin et al. 2019, section 4.1; Liu et al. 2019). Decoders read ordered
+texts and put it on the last token; where the two texts might change places, both orders are read and their last states
+added; the language-model loss goes on beside (Radford et al. 2018, sections 3.2 and 3.3; there it is a mean within each
+row first, here over all tokens).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from lmjax import objectives
+from lmjax.data.examples import Encoded, EncodedRows, digest_of
+from lmjax.data.framing import NEW_TOKENS, Frame, frame
+from lmjax.data.labelled import Example, LabelledSet, find_files, labelled_set, read_file, read_tfds
+from lmjax.data.masking import MaskingConfig
+from lmjax.data.tokenizers import Tokenizer
+from lmjax.errors import UserError
+from lmjax.metrics import METRICS
+from lmjax.models.wrapped import Wrapped
+from lmjax.tasks.task import Features, Predictions, Supervised, SupervisedConfig, Task
+from lmjax.types import Batch, Outputs
+
+TEXT = ("tokens", "token_type_ids", "segment_ids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig(SupervisedConfig):
+    """One of the sets of `data.labelled`.
+
+    `folder`: where its files lie; `source` "tfds": TensorFlow Datasets' copy, in `data_dir` or its default directory.
+    `train`, `heldout`: the names of those files, where they are not the official ones; `heldout_share`: without a
+    held-out file, that share of the training rows is held out. `limit`: train on so many rows only, always the same (0
+    = all). `language_model`: the coefficient of the language-model loss, for decoders.
+    """
+
+    data: str
+    folder: str = ""
+    source: Literal["files", "tfds"] = "files"
+    data_dir: str = ""
+    train: str = ""
+    heldout: str = ""
+    heldout_share: float = 0.0
+    limit: int = 0
+    language_model: float = 0.5
+
+
+def classification(cfg: ClassificationConfig) -> Task:
+    record = labelled_set(cfg.data)
+    ordered, number = cfg.frame == "ordered", not record.labels
+    orders = 2 if ordered and record.symmetric else 1
+    coefficient = cfg.language_model if ordered else 0.0
+
+    def features(rows: int, length: int, masking: MaskingConfig | None) -> Features:
+        text = (rows, orders, length) if orders > 1 else (rows, length)
+        kinds = {"targets": np.int32, "loss_weights": np.float32} if coefficient else {}
+        return {
+            **{name: jax.ShapeDtypeStruct((rows, orders * length), kind) for name, kind in kinds.items()},
+            **{name: jax.ShapeDtypeStruct(text, np.int32) for name in TEXT},
+            "labels": jax.ShapeDtypeStruct((rows,), np.float32 if number else np.int32),
+            "example_weights": jax.ShapeDtypeStruct((rows,), np.float32),
+        }
+
+    name, terms = "cross_entropy", objectives.class_terms
+    if number:
+        name, terms = "squared_error", objectives.regression_terms
+    return Task(
+        heads=("pooler", "clm") if coefficient else ("pooler",),
+        objective=objectives.with_language_model(terms, name, coefficient),
+        instances=EncodedRows,
+        transform=lambda masking, tokenizer: lambda features, keys: features,
+        features=features,
+        predictions=lambda length, masking: length if coefficient else 0,
+        headline=record.metrics[0],
+        larger_is_better=True,
+        supervised=Supervised(
+            name=cfg.data,
+            fingerprint=lambda: "" if cfg.source == "tfds" else digest_of(_files(cfg).values()),
+            encode=lambda tokenizer, length: {
+                split: encode(examples, tokenizer, length, cfg.frame, orders, bool(coefficient))
+                for split, examples in read_splits(cfg).items()
+            },
+            read=partial(read, outputs_of=1 if number else len(record.labels)),
+            predict=lambda outputs: {"class_logits": outputs["class_logits"]},
+            score=partial(score, record),
+            baselines=partial(baselines, record),
+            files=partial(files, record),
+            new_tokens=NEW_TOKENS[cfg.frame],
+            sequences=orders,
+        ),
+    )
+
+
+def read_splits(cfg: ClassificationConfig) -> dict[str, list[Example]]:
+    """The examples of each split. Raises UserError for bad files, and without held-out rows."""
+    if cfg.source == "tfds":
+        splits = dict(read_tfds(cfg.data, cfg.data_dir))
+    else:
+        files = _files(cfg)
+        splits = {split: read_file(file, cfg.data, not split.startswith("test")) for split, file in files.items()}
+    rows = np.random.default_rng(0).permutation(len(splits["train"]))  # the same whatever the run's seed
+    if "heldout" not in splits:
+        count = round(cfg.heldout_share * len(rows))
+        if not 0 < count < len(rows):
+            raise UserError(f"no held-out file in {cfg.folder}: name it by task.heldout, or set task.heldout_share")
+        splits["heldout"] = [splits["train"][i] for i in sorted(rows[:count])]
+        rows = rows[count:]
+    splits["train"] = [splits["train"][i] for i in sorted(rows[: cfg.limit or None])]
+    return splits
+
+
+def _files(cfg: ClassificationConfig) -> dict[str, epath.Path]:
+    renamed = {split: name for split, name in (("train", cfg.train), ("heldout", cfg.heldout)) if name}
+    return find_files(cfg.data, cfg.folder, renamed)
+
+
+def encode(
+    examples: list[Example], tokenizer: Tokenizer, length: int, kind: Frame, orders: int, language_model: bool
+) -> Encoded:
+    """`TEXT` int32 [rows, length], or [rows, 2, length] where both orders are read; labels [rows]; for a language model
+    targets and loss_weights [rows, orders * length]."""
+    ids = iter(tokenizer.encode_batch([text for example in examples for text in example.texts]))
+    parts = [[next(ids) for _ in example.texts] for example in examples]
+    ways = [frame(parts, tokenizer, length, kind)]
+    if orders == 2:
+        ways.append(frame([part[::-1] for part in parts], tokenizer, length, kind))
+    features = {name: np.stack([way[name] for way in ways], 1) for name in TEXT}
+    if language_model:
+        following = {name: np.roll(features[name], -1, axis=-1) for name in ("tokens", "segment_ids")}
+        following["segment_ids"][..., -1] = 0
+        features |= {"targets": following["tokens"], "loss_weights": following["segment_ids"]}
+        features |= {name: features[name].reshape(len(examples), -1) for name in ("targets", "loss_weights")}
+    features |= {name: features[name][:, 0] for name in TEXT if orders == 1}
+    labels = [example.label for example in examples]
+    return Encoded({**features, "labels": np.array([label or 0 for label in labels])}, [], labelled=None not in labels)
+
+
+def read(model: Wrapped, batch: Batch, train: bool, outputs_of: int) -> Outputs:
+    """class_logits float32 [B, C]; with a language model its logits too."""
+    B, *_, L = batch["tokens"].shape
+    flat = {name: batch[name].reshape(-1, L) for name in TEXT}
+    outputs = model.run(flat, train)
+    vector = model.vector(outputs, flat)
+    vector = jnp.sum(vector.reshape(B, -1, vector.shape[-1]), 1)
+    logits = model.dense("classifier", model.dropout(vector, train), outputs_of)
+    if "logits" not in outputs:
+        return {"class_logits": logits}
+    words = outputs["logits"]
+    hidden = words.hidden_BLD.reshape(B, -1, words.hidden_BLD.shape[-1])  # both orders in one row
+    return {"class_logits": logits, "logits": words.replace(hidden_BLD=hidden)}
+
+
+def answers(record: LabelledSet, predictions: Predictions) -> np.ndarray:
+    """Ids of labels, or numbers cut to what is possible, [rows]."""
+    logits = predictions["class_logits"]
+    return np.argmax(logits, -1) if record.labels else np.clip(logits[:, 0], record.low, record.high)
+
+
+def score(record: LabelledSet, split: Encoded, predictions: Predictions) -> dict[str, float]:
+    found = answers(record, predictions)
+    return {name: METRICS[name](np.asarray(split.features["labels"]), found) for name in record.metrics}
+
+
+def baselines(record: LabelledSet, train: Encoded, heldout: Encoded) -> dict[str, dict[str, float]]:
+    """What the most frequent label of the training rows gives; of numbers there is no such thing."""
+    if not record.labels:
+        return {}
+    majority = np.full(len(heldout), np.bincount(train.features["labels"]).argmax())
+    return {name: {"majority": METRICS[name](heldout.features["labels"], majority)} for name in record.metrics}
+
+
+def files(record: LabelledSet, name: str, split: Encoded, predictions: Predictions) -> dict[str, str]:
+    """GLUE's submission format: index and prediction; labels by their official strings, scores with three decimals."""
+    found = answers(record, predictions)
+    shown = [record.labels[i] for i in found] if record.labels else [f"{value:.3f}" for value in found]
+    lines = ["index\tprediction", *(f"{index}\t{label}" for index, label in enumerate(shown))]
+    return {f"{record.submission[name]}.tsv": "".join(f"{line}\n" for line in lines)}

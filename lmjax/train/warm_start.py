@@ -1,0 +1,70 @@
+"""A fresh state takes over the weights of a trained model, leaf by leaf by their names; the rest stays as it was drawn.
+
+What was drawn and what was not used is named on the screen. Tables of words and positions may be longer than the
+trained ones: then their last rows stay as they were drawn.
+"""
+
+import re
+import sys
+
+import jax
+import numpy as np
+
+from lmjax.errors import UserError
+from lmjax.models import architecture_of
+from lmjax.models.architecture import ModelConfig
+from lmjax.models.weights import flatten, unflatten
+from lmjax.train.saved import read_saved
+from lmjax.types import Array, TrainState
+
+POSITIONS = "positions/position/embedding"
+
+
+def warm_started(state: TrainState, source: str, cfg: ModelConfig) -> TrainState:
+    """`state` with the parameters of the model at `source` ("" = none); the optimizer's state stays empty.
+
+    Raises:
+      UserError: nothing there, another architecture, or another shape.
+    """
+    if not source:
+        return state
+    saved, architecture = read_saved(source).model, architecture_of(cfg)
+    if architecture_of(saved.config) is not architecture:
+        ours, theirs = architecture.config.__name__, type(saved.config).__name__
+        raise UserError(f"init_from {source} is a {theirs}, the run's model a {ours}")
+    drawn, trained = flatten(state.params), flatten(saved.params)
+    words = {path for row in architecture.weights(saved.config) if row.vocabulary for path in row.paths}
+    taken = {}
+    for path, leaf in drawn.items():
+        if path in trained:
+            rows = saved.config.vocab_size if path in words else None
+            found = _onto(leaf, np.asarray(trained[path])[:rows], path in words or path == POSITIONS)
+            if found is None:
+                shapes = f"{tuple(trained[path].shape)}, in the run's model {tuple(leaf.shape)}"
+                raise UserError(f"init_from {source}: {path} has shape {shapes}")
+            taken[path] = jax.device_put(found, leaf.sharding)
+    longer = {"words": "vocab_size", "positions": "max_position_embeddings"}
+    more = {name: getattr(cfg, field) - getattr(saved.config, field) for name, field in longer.items()}
+    rows = [f"{count} rows of {name}" for name, count in more.items() if count > 0]
+    said = {
+        "drawn from the seed": [*_groups(set(drawn) - set(taken)), *rows],
+        "not used": _groups(set(trained) - set(taken)),
+    }
+    for what, names in said.items():
+        if names:
+            print(f"lmjax: weights of {source}: {what}: {', '.join(names)}", file=sys.stderr)
+    return state.replace(params=unflatten(drawn | taken))
+
+
+def _onto(drawn: Array, trained: np.ndarray, may_be_longer: bool) -> np.ndarray | None:
+    """`trained` in the shape of `drawn`, or None where that cannot be."""
+    if drawn.shape == trained.shape:
+        return trained
+    if may_be_longer and drawn.shape[1:] == trained.shape[1:] and len(drawn) > len(trained):
+        return np.concatenate([trained, np.asarray(drawn)[len(trained) :]])
+    return None
+
+
+def _groups(paths: set[str]) -> list[str]:
+    """Their parents, each once: `mlm/norm/scale` and `mlm/norm/bias` are mlm/norm."""
+    return sorted({re.sub("/[^/]+$", "", path) for path in paths})

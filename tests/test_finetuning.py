@@ -1,0 +1,131 @@
+"""Fine-tuning as its user meets it: the command, several runs in one table, and how it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmjax.errors import UserError
+from lmjax.finetuning import FinetuneConfig, finetune, resolve
+from lmjax.study import one_run, study, summary, table
+from lmjax.train.loop import is_over
+from lmjax.types import TrainState
+from tests.end_to_end import tiny
+from tests.tiny_runs import write_run
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finetuning")
+    tiny.write_text(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(root: Path) -> FinetuneConfig:
+    return tiny.finetuning(root)
+
+
+def test_epochs_and_shares_become_steps(recipe: FinetuneConfig) -> None:
+    run = resolve(recipe)
+    assert (run.stages[0].until_step, run.evaluation.every, run.optim.warmup) == (12, 4, 1)
+    assert (run.model.max_position_embeddings, run.model.hidden_dropout) == (32, 0.1)  # type: ignore[attr-defined]
+    assert run.init_from == recipe.init_from
+    assert resolve(replace(recipe, weights="fresh")).init_from == ""
+    with pytest.raises(UserError, match=r"length 32 exceeds the 24 positions .* --positions extend"):
+        resolve(replace(recipe, positions="keep"))
+
+
+def test_a_study_goes_on_where_it_stopped(
+    recipe: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What has a result is passed over; a run that was stopped on the way ends the command."""
+    done: list[str] = []
+
+    def finetune(cfg: FinetuneConfig) -> dict[str, float]:
+        if len(done) == 2:
+            done.append("stopped")
+            return {}
+        done.append(Path(cfg.directory).name)
+        Path(cfg.directory).mkdir(parents=True)
+        result = {"headline": "f1", "larger_is_better": True, "figures": {"f1": cfg.seed / 4 + cfg.optim.peak_lr}}
+        (Path(cfg.directory) / "result.json").write_text(json.dumps(result))
+        return result["figures"]  # type: ignore[return-value]
+
+    monkeypatch.setattr("lmjax.study.finetune", finetune)
+    cfg = replace(recipe, directory=str(tmp_path / "study"), seeds=(0, 1), grid=("optim.peak_lr=0.25,0.5",))
+    study(cfg)
+    assert capsys.readouterr().out.count("f1") == 0
+    study(cfg)
+    names = [f"optim.peak_lr={rate}_seed={seed}" for rate in (0.25, 0.5) for seed in (0, 1)]
+    assert done == [*names[:2], "stopped", *names[2:]]
+    found = json.loads((tmp_path / "study/study.json").read_text())
+    assert [one["figures"]["f1"]["values"] for one in found.values()] == [[0.25, 0.5], [0.5, 0.75]]
+    assert "optim.peak_lr=0.5   " in capsys.readouterr().out
+
+
+def test_patience_ends_a_run_by_its_state_alone(recipe: FinetuneConfig) -> None:
+    run = resolve(replace(recipe, patience=2))  # 12 steps, evaluated each 4
+    over = {
+        (best, step): is_over(run, TrainState(np.int32(step), {}, {}, np.zeros(0), {"best": {"step": np.int32(best)}}))  # type: ignore[arg-type]
+        for best, step in ((-1, 4), (-1, 7), (-1, 8), (4, 8), (4, 11), (4, 12), (8, 11))
+    }
+    assert [key for key, value in over.items() if value] == [(-1, 8), (4, 12)]
+
+
+def test_a_grid_sets_fields_by_name(recipe: FinetuneConfig) -> None:
+    run = one_run(recipe, ("optim.peak_lr=3e-5", "batch_size=16"), 7)
+    assert (run.optim.peak_lr, run.batch_size, run.seed, run.seeds, run.grid) == (3e-5, 16, 7, (), ())
+    assert Path(run.directory).name == "optim.peak_lr=3e-5_batch_size=16_seed=7"
+    with pytest.raises(UserError, match="grid entry 'peak_lr' is not FIELD=VALUE"):
+        study(replace(recipe, grid=("peak_lr",)))
+
+
+def test_the_table_has_the_best_median_first() -> None:
+    def runs(*values: float) -> list[dict]:
+        return [{"headline": "f1", "larger_is_better": True, "figures": {"f1": value}} for value in values]
+
+    one = summary(runs(0.5, 0.9, 0.7))
+    assert one["figures"]["f1"] == {"median": 0.7, "mean": pytest.approx(0.7), "sd": pytest.approx(0.2), "best": 0.9,
+                                    "values": [0.5, 0.9, 0.7]}  # fmt: skip
+    lines = table({"low": summary(runs(0.1)), "high": one}).splitlines()
+    assert lines[1].split() == ["high", "0.7000", "0.7000", "0.2000", "0.9000", "3"]
+    assert lines[2].split() == ["low", "0.1000", "0.1000", "-", "0.1000", "1"]
+
+
+def test_refusals(recipe: FinetuneConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--init-from takes a run or a Hugging Face directory"):
+        finetune(replace(recipe, init_from=""))
+    with pytest.raises(UserError, match=r"no directory .*nowhere"):
+        finetune(replace(recipe, init_from="/nowhere"))
+    for family in ("marian", "elmo"):
+        write_run(family, tmp_path / family)
+        with pytest.raises(UserError, match=f"is a {'Transformer' if family == 'marian' else 'Elmo'}; this task takes"):
+            finetune(replace(recipe, init_from=str(tmp_path / family)))
+    (tmp_path / "train.tsv").write_text((Path(recipe.task.folder) / "train.tsv").read_text())  # type: ignore[attr-defined]
+    task = replace(recipe.task, folder=str(tmp_path))
+    with pytest.raises(UserError, match=r"no held-out file .*task\.heldout_share"):
+        finetune(replace(recipe, task=task))
+    assert resolve(replace(recipe, task=replace(task, heldout_share=0.25))).stages[0].until_step == 9
+
+
+def test_a_bad_line_is_one_line_and_exit_code_2(recipe: FinetuneConfig, tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tperhaps\n")
+    config = ROOT / "configs/finetune/rte.py"
+    command = [sys.executable, str(ROOT / "run_finetune.py"), str(config), "--init-from", recipe.init_from]
+    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "--task.folder", str(tmp_path), "--length", "24"], env=environment, cwd=tmp_path,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert (
+        done.stderr == f"lmjax: {tmp_path}/train.tsv, line 2: label 'perhaps' is none of entailment, not_entailment\n"
+    )
