@@ -136,7 +136,7 @@ def texts(source: SourceConfig) -> Iterator[tuple[str, str, str]]:
                 yield name, name, text
         case Dialogues():
             for name, path in _files(source.paths):
-                for number, row in _json_rows(path):
+                for number, row in json_rows(path):
                     yield f"{name}:{number}", f"{name}:{number}", turns_as_lines(row, f"{path}, line {number}")
         case Tfds():
             builder = _builder(source)
@@ -151,7 +151,7 @@ def texts(source: SourceConfig) -> Iterator[tuple[str, str, str]]:
 def record_lines(source: ErnieRecords) -> Iterator[tuple[str, str, str]]:
     """(id, where, line) of each record."""
     for name, path in _files(source.paths):
-        for number, line in enumerate(_lines(path, "utf-8"), 1):
+        for number, line in enumerate(read_lines(path, "utf-8"), 1):
             yield f"{name}:{number}", f"{path}, line {number}", line
 
 
@@ -210,7 +210,7 @@ def _glob(root: epath.Path, wild: str) -> list[epath.Path]:
 
 
 def _split(source: TextFiles, path: epath.Path) -> Iterator[str]:
-    lines = _lines(path, source.encoding)
+    lines = read_lines(path, source.encoding)
     match source.documents:
         case "file":
             yield "".join(lines)
@@ -235,10 +235,10 @@ def _pairs(source: ParallelText) -> Iterator[tuple[str, str, str]]:
     if any(len(found) != 1 for found in files):
         raise UserError(f"{source.source}, {source.target}: parallel text is one file on either side")
     ((name, first),), ((_, second),) = files
-    lines = itertools.zip_longest(*(_lines(path, source.encoding) for path in (first, second)))
+    lines = itertools.zip_longest(*(read_lines(path, source.encoding) for path in (first, second)))
     for number, pair in enumerate(lines, 1):
         if None in pair:
-            counts = [sum(1 for _ in _lines(path, source.encoding)) for path in (first, second)]
+            counts = [sum(1 for _ in read_lines(path, source.encoding)) for path in (first, second)]
             raise UserError(
                 f"{first} has {counts[0]} lines and {second} {counts[1]}; parallel files have as many lines"
             )
@@ -247,7 +247,7 @@ def _pairs(source: ParallelText) -> Iterator[tuple[str, str, str]]:
 
 
 def _json_texts(path: epath.Path, field: str) -> Iterator[tuple[int, str]]:
-    for number, row in _json_rows(path):
+    for number, row in json_rows(path):
         if field not in row:
             raise UserError(f"{path}, line {number}: no field '{field}'{did_you_mean(field, row)}")
         if not isinstance(row[field], str):
@@ -255,8 +255,8 @@ def _json_texts(path: epath.Path, field: str) -> Iterator[tuple[int, str]]:
         yield number, row[field]
 
 
-def _json_rows(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_lines(path, "utf-8"), 1):
+def json_rows(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(read_lines(path, "utf-8"), 1):
         if line.isspace():
             continue
         try:
@@ -268,7 +268,7 @@ def _json_rows(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _lines(path: epath.Path, encoding: str) -> Iterator[str]:
+def read_lines(path: epath.Path, encoding: str) -> Iterator[str]:
     """Lines with their "\\n", whatever line ends the file has, without holding the file in memory."""
     codec = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
     try:
