@@ -1,4 +1,4 @@
-"""Zero- and few-shot tasks put to a model: prompts that fit into it, batches of few shapes, one figure or more a task."""
+"""Zero- and few-shot tasks put to a model: prompts that fit into it, batches of few shapes, figures by name."""
 
 import itertools
 import json
@@ -12,8 +12,8 @@ from etils import epath
 from tqdm import tqdm
 
 from lmjax.errors import UserError, did_you_mean
-from lmjax.evals.fewshot import TASKS, Task, draw, rows_of, wikitext_detokenized
-from lmjax.evals.readers import Row, translations
+from lmjax.evals.fewshot import TASKS, Task, draw, rows_of
+from lmjax.evals.readers import Row, translations, wikitext_detokenized
 from lmjax.evals.scoring import RULES, Request, Rule, Score, begun, room, score, split, windows
 from lmjax.generate import Sampling, generate
 from lmjax.interop import LanguageModel
@@ -112,7 +112,7 @@ def _check(lm: LanguageModel, name: str, protocol: Protocol) -> None:
 
 
 def fitted(trial: Trial, shots: Sequence[Row], options: Sequence[tuple[str, str]]) -> list[Request]:
-    """Tokens of the options behind as many demonstrations as fit; the first ones are left out before anything is cut."""
+    """Tokens of the options behind as many demonstrations as fit; the first are left out before anything is cut."""
     lm, task = trial.lm, trial.task
     shown, new = [task.demonstration(row) for row in shots], task.max_new_tokens + 1 if task.kind == "generate" else 0
     while True:

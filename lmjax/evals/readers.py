@@ -36,7 +36,7 @@ def minimal_pairs(paths: Sequence[epath.Path]) -> Iterator[tuple[str, Row]]:
 def openbookqa(paths: Sequence[epath.Path]) -> Iterator[tuple[str, Row]]:
     """Its TSV, with the choices in one column: (A) ... (B) ..."""
     for path in paths:
-        header, *lines = (line.rstrip("\n").split("\t") for line in read_lines(path, "utf-8"))
+        header, *lines = [line.rstrip("\n").split("\t") for line in read_lines(path, "utf-8")] or [[]]
         for number, cells in enumerate(lines, 2):
             row: dict[str, Any] = dict(zip(header, cells, strict=False))
             if "Choices" in row and "Answer Key" in row:
@@ -76,7 +76,7 @@ def wiki_articles(paths: Sequence[epath.Path]) -> Iterator[tuple[str, Row]]:
 def wikitext_detokenized(text: str) -> str:
     """WikiText as it was before it was cut into words; marks are joined again to what they belong to."""
     text = re.sub(r" @([-,.])@ ", r"\1", text)
-    text = re.sub(r" +\n *", "\n", text).replace("= =", "==").replace("= =", "==")
+    text = re.sub(r"[ \n]*\n *", "\n", text).replace("= =", "==").replace("= =", "==")
     text = re.sub(r'(?<!\S)" ([^"\n]*) "', r'"\1"', text)
     text = re.sub(r"([(\[{$£]) ", r"\1", text)
     return re.sub(r" ([.,:;!?%)\]}]|'(?:s|t|re|ve|m|ll|d)?(?!\w))", r"\1", text)
