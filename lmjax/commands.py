@@ -243,6 +243,24 @@ def evaluate(
         print(f"{name:18} {figures}")
 
 
+def attention(model: Model, text: str = "", source: str = "", target: str = "", *, out: str) -> None:
+    """Show where a model looks in a text: a page to explore, and pictures.
+
+    Args:
+        model: A run, RUN/best, a checkpoint or a Hugging Face directory.
+        text: A text.
+        source: Of a model that translates, the text that its encoder reads.
+        target: Of such a model, the translation; its own where none is given.
+        out: The directory to make, with attention.html and a .png for each kind of attention.
+    """
+    from lmjax.evals.attention import attention_views, write_attention
+    from lmjax.interop import load
+
+    views = attention_views(load(model), text, source, target)
+    names = write_attention(views, text or source, out)
+    print(f"{out}: {', '.join(names)}")
+
+
 def convert(model: Model, out: Annotated[str, tyro.conf.Positional]) -> None:
     """Write a model as a Hugging Face directory.
 
@@ -284,6 +302,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "translate": translate,
     "evaluate": evaluate,
+    "attention": attention,
     "convert": convert,
     "verify": verify,
 }

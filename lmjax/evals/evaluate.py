@@ -153,12 +153,14 @@ def _foresee(trial: Trial) -> dict[str, float]:
 
 def _generate(trial: Trial) -> dict[str, float | str]:
     """What the task's metric says of greedy or top-k text; of a model that translates, of its beam search."""
-    task, rows = trial.task, trial.rows
+    task, rows, protocol = trial.task, trial.rows, trial.protocol
     if trial.lm.translates:
-        texts = trial.lm.translate([row["source"] for row in rows], batch_size=trial.protocol.batch_size)
+        texts = trial.lm.translate([row["source"] for row in rows], batch_size=protocol.batch_size)
     else:
         contexts = [_cut(trial, shots, row) for shots, row in zip(trial.shots, rows, strict=True)]
-        texts = [task.finish(text) for text in _continued(trial, contexts)]
+        sampling = Sampling(task.max_new_tokens, temperature=0.0 if task.top_k == 1 else 1.0, top_k=task.top_k)
+        batches: Any = {"batch_size": protocol.batch_size, "seed": protocol.seed, "progress": protocol.progress}
+        texts = [task.finish(text) for text in continued(trial.lm, contexts, sampling, **batches)]
     return task.metric(texts, [task.accepted(row) for row in rows])
 
 
@@ -174,16 +176,21 @@ def _cut(trial: Trial, shots: Sequence[Row], row: Row) -> list[int]:
     return [*tokens[: most - len(cue)], *cue] if cue else list(tokens[-most:])
 
 
-def _continued(trial: Trial, contexts: Sequence[list[int]]) -> list[str]:
-    """New text for each prompt; the longest prompts first, every batch of one size."""
-    lm, task, protocol = trial.lm, trial.task, trial.protocol
-    sampling = Sampling(task.max_new_tokens, temperature=0.0 if task.top_k == 1 else 1.0, top_k=task.top_k)
-    order, size = sorted(range(len(contexts)), key=lambda i: -len(contexts[i])), protocol.batch_size
-    texts, eos = [""] * len(contexts), lm.tokenizer.eos_id
-    for start in tqdm(range(0, len(order), size), "generate", unit=" batches", disable=not protocol.progress):
-        places = order[start : start + size]
-        batch = [contexts[i] for i in places] + [contexts[places[0]]] * (size - len(places))
-        new = generate(lm.config, lm.params, batch, sampling, eos_id=eos, seed=protocol.seed + start)
+def continued(
+    lm: LanguageModel,
+    contexts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[str]:
+    """New text behind each prompt; the longest prompts first, every batch of one size."""
+    order, texts = sorted(range(len(contexts)), key=lambda i: -len(contexts[i])), [""] * len(contexts)
+    for start in tqdm(range(0, len(order), batch_size), "generate", unit=" batches", disable=not progress):
+        places = order[start : start + batch_size]
+        batch = [contexts[i] for i in places] + [contexts[places[0]]] * (batch_size - len(places))
+        new = generate(lm.config, lm.params, batch, sampling, eos_id=lm.tokenizer.eos_id, seed=seed + start)
         for place, tokens in zip(places, new, strict=False):
             texts[place] = lm.tokenizer.decode(tokens)
     return texts
