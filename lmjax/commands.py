@@ -232,6 +232,8 @@ def evaluate(
 
     if not tasks:
         raise UserError(f"no task; --tasks takes some of {', '.join(TASKS)}")
+    if out and not Path(out).absolute().parent.is_dir():
+        raise UserError(f"--out {out}: no directory {Path(out).parent}")
     from lmjax.interop import load
 
     protocol = evals.Protocol(

@@ -98,9 +98,9 @@ function drawLines() {
     element(svg, "rect", {...box, fill: "currentColor", "fill-opacity": share * (other ? 0.5 : 0.12)});
     const label = element(svg, "text", {x: side ? RIGHT + 8 : LEFT - 8, y: y(n) + 5,
       "text-anchor": side ? "start" : "end"}, text);
-    label.onmouseenter = () => { if (!held) { token = [side, n]; draw(); } };
-    label.onclick = () => { const same = held && token[0] === side && token[1] === n;
-      held = !same; token = [side, n]; draw(); };
+    const same = token && token[0] === side && token[1] === n;
+    label.onmouseenter = () => { if (!held && !same) { token = [side, n]; draw(); } };
+    label.onclick = () => { held = !(held && same); token = [side, n]; draw(); };
   }));
   for (const h of shown) for (let i = 0; i < view.queries.length; i++) for (let j = 0; j < view.keys.length; j++) {
     const w = weight(layer, h, i, j), middle = (LEFT + RIGHT) / 2;

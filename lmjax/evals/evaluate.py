@@ -34,6 +34,10 @@ class Protocol:
     batch_size: int = 16
     progress: bool = False
 
+    def __post_init__(self) -> None:
+        if min(self.shots, self.limit, self.stride) < 0 or self.batch_size < 1:
+            raise UserError("--shots, --limit and --stride must be 0 or more, --batch-size 1 or more")
+
 
 @dataclass
 class Trial:

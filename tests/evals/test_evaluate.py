@@ -196,6 +196,13 @@ def test_the_verb_prints_and_writes(tmp_path, folder, capsys):
         commands.run(["evaluate", str(tmp_path / "run")])
 
 
+def test_arguments_that_make_no_sense(tmp_path, folder):
+    with pytest.raises(UserError, match="--batch-size 1 or more"):
+        Protocol(batch_size=0)
+    with pytest.raises(UserError, match=r"--out .*results.json: no directory"):
+        commands.run(["evaluate", "run", "--tasks", "piqa", "--out", str(tmp_path / "none/results.json")])
+
+
 @pytest.mark.parametrize("name", ["lambada", "winogrande", "boolq", "openbookqa", "blimp"])
 def test_real_rows(name, gpt, shared_data):
     shared_data(TASKS[name].files[0].partition("/")[0])

@@ -22,7 +22,7 @@ def attentions(model: Any, features: dict[str, np.ndarray]) -> dict[str, np.ndar
     inputs = {name: torch.from_numpy(x.astype(np.int64)) for name, x in features.items()}
     with torch.no_grad():
         outputs = model.eval()(**inputs, output_attentions=True)
-    return {k: np.stack([x.numpy() for x in v]) for k, v in outputs.items() if v and k.endswith("attentions")}
+    return {k: np.stack([x.numpy() for x in v]) for k, v in outputs.items() if k.endswith("attentions") and v}
 
 
 def main() -> None:
