@@ -8,7 +8,7 @@ import html
 import json
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -119,7 +119,7 @@ def _picture(view: View) -> Figure:
     font, queries, keys = _lettering(view)
     with matplotlib.rc_context({"font.family": font, "font.size": 7}):
         figure = Figure(figsize=(size * H + 1.2, size * N * max(0.5, L / S) + 1.2), layout="constrained")
-        axes = figure.subplots(N, H, squeeze=False)
+        axes: Any = figure.subplots(N, H, squeeze=False)
         for layer, head in np.ndindex(N, H):
             ax = axes[layer, head]
             ax.imshow(view.weights[layer, head], cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto")

@@ -22,7 +22,7 @@ button { font: inherit; font-size: .85rem; padding: .1rem .6rem; border: 1px sol
 button[aria-pressed=true] { border-color: var(--ink); font-weight: 600 } button.off { opacity: .35 }
 #lines { background: var(--card); border: 1px solid var(--line); border-radius: 10px; width: 100%; max-width: 720px }
 #lines text { font-size: 14px; fill: var(--ink); cursor: pointer }
-#lines path { fill: none; stroke-width: 1.6; pointer-events: none }
+#lines path { fill: none; stroke-width: 2; pointer-events: none }
 #maps { overflow-x: auto } #maps table { border-collapse: collapse } #maps th { font-weight: 400; font-size: .75rem;
   color: var(--soft); padding: 0 .4rem } #maps td { padding: 2px }
 canvas { display: block; width: 84px; height: 84px; image-rendering: pixelated; background: var(--card);
@@ -32,8 +32,8 @@ canvas { display: block; width: 84px; height: 84px; image-rendering: pixelated; 
 <p>Each line leads from a token to one that it looks at: the stronger, the larger the weight; a colour is a head.
 Point at a token to see its own lines, click to hold it.</p>
 <nav id=views></nav><nav id=layers></nav><nav id=heads></nav>
-<svg id=lines></svg>
 <p id=said>&nbsp;</p>
+<svg id=lines></svg>
 <h2>All heads of all layers</h2>
 <p>In each map a row is a token that looks. Click a map to see that head alone.</p>
 <div id=maps></div>
