@@ -8,9 +8,9 @@ import pytest
 
 from lmjax import commands
 from lmjax.errors import UserError
-from lmjax.evals.evaluate import Protocol, evaluate
+from lmjax.evals.evaluate import Protocol, Trial, evaluate, fitted
 from lmjax.evals.fewshot import TASKS
-from lmjax.evals.scoring import RULES
+from lmjax.evals.scoring import RULES, split
 from lmjax.interop import LanguageModel
 from tests.evals.tasks_folder import ROWS, write_tasks
 from tests.models.tiny import noisy, tiny
@@ -50,20 +50,43 @@ def log_p(lm, context, continuation):
     return [float(table[len(read) + i - 1, token]) for i, token in enumerate(asked)]
 
 
+@pytest.fixture(scope="module")
+def questions(gpt, tmp_path_factory):
+    """A folder of 12 questions with three answers each, and what the model makes of each answer: its text, its
+    log-probabilities, and their sum after "Answer:" alone."""
+    rng, words = np.random.default_rng(0), ["dog", "river", "bank", "postman", "elephants", "walked", "away", "naïve"]
+    rows = [
+        {"query": f"Question: {rng.choice(words)}\n", "choices": [" ".join(rng.choice(words, n)) for n in (1, 2, 4)]}
+        for _ in range(12)
+    ]
+    rows = [row | {"gold": i % 3} for i, row in enumerate(rows)]
+    folder = tmp_path_factory.mktemp("questions")
+    (folder / "gpt_eval").mkdir()
+    (folder / "gpt_eval/piqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen = [
+        (c, log_p(gpt, f"{row['query']}Answer:", f" {c}"), sum(log_p(gpt, "Answer:", f" {c}")))
+        for row in rows
+        for c in row["choices"]
+    ]
+    return folder, seen
+
+
 @pytest.mark.parametrize("rule", RULES)
-def test_the_best_option_is_chosen_by_the_rule(rule, gpt, folder):
-    expected = []
-    for row in ROWS["gpt_eval/piqa.jsonl"]:
-        values = []
-        for choice in row["choices"]:
-            p = log_p(gpt, f"{row['query']}Answer:", f" {choice}")
-            alone = sum(log_p(gpt, "Answer:", f" {choice}"))
-            by = {"sum": 1, "per_token": len(p), "per_character": len(choice), "per_byte": len(choice)}
-            values.append(sum(p) - alone if rule == "unconditional" else sum(p) / by[rule])
-        expected.append(int(np.argmax(values)) == row["gold"])
+def test_the_best_option_is_chosen_by_the_rule(rule, gpt, questions, monkeypatch):
+    (folder, seen), asked = questions, []
+    monkeypatch.setattr("lmjax.evals.evaluate.split", lambda tokenizer, x: asked.extend(x) or split(tokenizer, x))
+    lengths = [(len(p), len(text), len(text.encode())) for text, p, _ in seen]
+    by = {"per_token": 0, "per_character": 1, "per_byte": 2}
+    values = [
+        sum(p) - alone if rule == "unconditional" else sum(p) / (n[by[rule]] if rule in by else 1)
+        for (_, p, alone), n in zip(seen, lengths, strict=True)
+    ]
+    expected = np.mean(np.argmax(np.reshape(values, (12, 3)), 1) == np.arange(12) % 3)
     found = evaluate(gpt, "piqa", folder, Protocol(rule=rule, batch_size=4))
-    assert found["metrics"] == {"accuracy": pytest.approx(np.mean(expected)), "chance": 0.5}
-    assert (found["examples"], found["rule"], found["prompts_cut"]) == (3, rule, 0)
+    assert found["metrics"] == {"accuracy": pytest.approx(expected), "chance": pytest.approx(1 / 3)}
+    assert (found["examples"], found["rule"], found["prompts_cut"]) == (12, rule, 0)
+    alone = [text for text in asked if text[0] == "Answer:"]
+    assert alone == [("Answer:", f" {text}") for text, *_ in seen if rule == "unconditional"]
 
 
 def test_partial_evaluation_reads_either_name_and_judges_the_rest(gpt, folder):
@@ -106,6 +129,20 @@ def test_a_demonstration_changes_what_is_read_and_too_many_are_left_out(gpt, fol
     assert found["demonstrations_dropped"] > 0
     assert found["prompts_cut"] == 1
     assert found["metrics"]["accuracy"] >= 0
+
+
+def test_demonstrations_are_left_out_one_at_a_time():
+    task, tokenizer = TASKS["add_2_digits"], tiny_tokenizer("byte_bpe")
+    rows = [{"context": f"Q: What is {i}?\n\nA:", "completion": f"{i}"} for i in range(4)]
+    for left in range(4):
+        text = "\n\n".join([*map(task.demonstration, rows[3 - left : 3]), rows[3]["context"]])
+        exactly = len(tokenizer.encode(text)) + task.max_new_tokens
+        for positions, dropped in ((exactly, 3 - left), (exactly - 1, min(4 - left, 3))):
+            cfg = tiny("gpt2", vocab_size=tokenizer.vocab_size, max_position_embeddings=positions)
+            trial = Trial(LanguageModel(cfg, ("clm",), {}, tokenizer), task, Protocol(), rows, [])
+            (found,) = fitted(trial, rows[:3], [(rows[3]["context"], "")])
+            assert (tokenizer.decode(found.context) == text) == (positions == exactly or left == 0)
+            assert (trial.demonstrations_dropped, trial.prompts_cut) == (dropped, positions < exactly and left == 0)
 
 
 def test_generated_answers(gpt, folder, monkeypatch):
