@@ -38,6 +38,8 @@ from lmjax.ops.vocabulary import VocabLogits
 from lmjax.train.saved import read_saved
 from lmjax.types import Array, Params
 
+COLLECTED = ("hidden_states", "attentions", "encoder_attentions", "cross_attentions")
+
 
 def load(path: str | os.PathLike[str], average: int = 1) -> "LanguageModel":
     """The model of a run (its newest checkpoint), of RUN/best, of one checkpoint, or of a Hugging Face directory.
@@ -103,7 +105,8 @@ class LanguageModel:
             token_type_ids, segment_ids, positions [B, L], mlm_positions [B, M] (logits there only), encoder_tokens,
             encoder_segment_ids (0 padding), encoder_positions [B, S]. All integers. A model that reads words takes
             tokens [B, L, C], see `data.words.spell`.
-          collect: "hidden_states" [N+1, B, L, D] and "attentions" float32 [N, B, H, L, L], where they are wanted.
+          collect: what is wanted of "hidden_states" [N+1, B, L, D] and the float32 probabilities "attentions"
+            [N, B, H, L, L]; of a model that translates, also "encoder_attentions" and "cross_attentions".
 
         Returns:
           hidden [B, L, D] in the model's dtype; logits (forward_logits, backward_logits) float32 [B, L, V]; pooled
@@ -277,5 +280,5 @@ def _forward(
     cfg: ModelConfig, heads: tuple[str, ...], collect: tuple[str, ...], params: Params, inputs: Mapping[str, Array]
 ) -> dict[str, Array]:
     outputs = architecture_of(cfg).build(cfg, heads).apply({"params": params}, **inputs, collect=bool(collect))
-    outputs = {k: v for k, v in outputs.items() if k in collect or k not in ("hidden_states", "attentions")}
+    outputs = {k: v for k, v in outputs.items() if k in collect or k not in COLLECTED}
     return {k: v.dense() if isinstance(v, VocabLogits) else v for k, v in outputs.items()}

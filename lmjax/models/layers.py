@@ -333,6 +333,8 @@ def positions_like(tokens_BL: Array) -> Array:
 
 
 def layer_outputs(collected: dict[str, Any], first_BLD: Array) -> dict[str, Any]:
-    """`hidden_states` [N + 1, B, L, D] (the embedding first) and `attentions` [N, B, H, L, S] for Outputs."""
+    """For Outputs: `hidden_states` [N + 1, B, L, D] (the embedding first), `attentions` [N, B, H, L, L] and, where a
+    layer has it, `cross_attentions` [N, B, H, L, S]."""
     hidden = jnp.concatenate([first_BLD[None], collected["hidden"]])
-    return {"hidden_states": hidden, "attentions": collected["attention"]}
+    cross = {"cross_attentions": collected["cross_attention"]} if "cross_attention" in collected else {}
+    return {"hidden_states": hidden, "attentions": collected["attention"], **cross}

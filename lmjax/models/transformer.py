@@ -92,15 +92,15 @@ class TransformerLayer(nn.Module):
         self, x_BLD: Array, cache: Any, mask: Array, offset: Array | int, memory: Array | None, read_mask: Array | None
     ) -> tuple[Array, dict[str, Any]]:
         cfg, train = self.cfg, self.train
-        own, others = (None, None) if cache is None else (cache["self"], cache["cross"])
+        own, others, cross = (None, None, None) if cache is None else (cache["self"], cache["cross"], None)
         attend = _attention(cfg, train, "attention")
         x_BLD, (own, p) = _residual(cfg, train, "attention", x_BLD, lambda x: attend(x, mask, own, offset))
         if read_mask is not None:
             read, name = _attention(cfg, train, "cross_attention", cross=True), "cross_attention"
-            x_BLD, (others, _) = _residual(cfg, train, name, x_BLD, lambda x: read(x, read_mask, others, 0, memory))
+            x_BLD, (others, cross) = _residual(cfg, train, name, x_BLD, lambda x: read(x, read_mask, others, 0, memory))
         mlp = Mlp(cfg, cfg.activation, _glorot(1, 1), _glorot(1, 1), name="mlp")
         x_BLD = hold_batch(_residual(cfg, train, "mlp", x_BLD, lambda x: (mlp(x),))[0])
-        collected = {"hidden": x_BLD, "attention": p} if self.collect else {}
+        collected = {"hidden": x_BLD, "attention": p, "cross_attention": cross} if self.collect else {}
         return x_BLD, collected | ({} if cache is None else {"cache": {"self": own, "cross": others}})
 
 
@@ -153,18 +153,19 @@ class Transformer(nn.Module):
         reads the encoder's tokens into it, and later calls need none.
 
         Returns hidden [B, L, D]; logits (VocabLogits) with head "seq2seq"; encoder_hidden [B, S, D] where the encoder
-        ran; the cache, if one was given; with `collect`, the decoder's hidden states and self-attention probabilities.
+        ran; the cache, if one was given; with `collect`, the decoder's hidden states and all attention probabilities.
         """
         cfg, D, length = self.cfg, self.cfg.hidden_size, tokens.shape[1]
         words = Embedding(cfg.padded_vocab_size, D, padded(normal(D**-0.5), cfg.vocab_size), name="word_embeddings")
         scale = D**0.5 if cfg.scale_embedding else 1.0
         outputs: dict[str, Any] = {}
         if encoder_tokens is not None:
-            encoder, S = Coder(cfg, train, False, name="encoder"), encoder_tokens.shape[1]
+            encoder, S = Coder(cfg, train, collect, name="encoder"), encoder_tokens.shape[1]
             encoder_segment_ids = jnp.ones_like(encoder_tokens) if encoder_segment_ids is None else encoder_segment_ids
             mask = attention_mask(encoder_segment_ids, None, causal=False, length=S, key_length=S)
-            where = positions_like(encoder_tokens) if encoder_positions is None else encoder_positions
-            outputs["encoder_hidden"], *_ = encoder(words(encoder_tokens) * scale, where, None, mask, 0, None, None)
+            at = positions_like(encoder_tokens) if encoder_positions is None else encoder_positions
+            outputs["encoder_hidden"], _, seen = encoder(words(encoder_tokens) * scale, at, None, mask, 0, None, None)
+            outputs |= {"encoder_attentions": seen["attention"]} if collect else {}
         elif cache is not None:
             encoder_segment_ids = cache["encoder_segment_ids"]
         else:
