@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from lmjax.errors import UserError, did_you_mean
 
-SCHEMA_VERSION = 1  # raised whenever a stored config would be read differently
+SCHEMA_VERSION = 2  # raised whenever a stored config would be read differently
 
 T = TypeVar("T")
 
