@@ -20,7 +20,7 @@ def config() -> RunConfig:
         cfg,
         directory="runs/multi30k",
         model=replace(cfg.model, hidden_size=256, intermediate_size=1024),
-        stages=(Stage(until_step=1600, batch_size=16, length=128),),
+        stages=(Stage(until_step=1200, batch_size=16, length=128),),
         optim=replace(cfg.optim, peak_lr=3e-3, warmup=400),
         checkpoint=CheckpointConfig(every=100, keep=5),
     )

@@ -14,7 +14,7 @@ from lmjax.models.architecture import num_params
 from lmjax.parallel import MeshConfig, check_rows, shardings
 from lmjax.run import RunConfig
 from lmjax.train.assemble import Program, assemble
-from tests.models.test_families import COUNTS
+from tests.models.test_sizes import COUNTS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SIZES = {  # config: its preset, or its parameters; elements of optimizer state for each stored parameter

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from lmjax.config import override, stored
+from lmjax.config import SCHEMA_VERSION, override, stored
 from lmjax.data.schedule import Stage
 from lmjax.errors import UserError
 from lmjax.parallel import MeshConfig
@@ -94,7 +94,7 @@ def test_a_directory_of_another_run_or_schema(prepared: RunConfig, tmp_path: Pat
         train(replace(cfg, seed=1, optim=replace(cfg.optim, peak_lr=1.0)))
     written = json.loads((tmp_path / "run/config.json").read_text())
     (tmp_path / "run/config.json").write_text(json.dumps(written | {"schema_version": 0}))
-    with pytest.raises(UserError, match="config schema 0, this lmjax reads 1"):
+    with pytest.raises(UserError, match=f"config schema 0, this lmjax reads {SCHEMA_VERSION}"):
         train(cfg)
 
 

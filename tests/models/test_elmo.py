@@ -175,6 +175,9 @@ def test_released_files_return_as_they_went(heads, tmp_path):
 
 def test_what_is_no_release_is_one_line(tmp_path):
     (tmp_path / "options.json").write_text("{}")
+    with pytest.raises(UserError, match=r"options\.json lacks 'char_cnn'"):
+        load(tmp_path)
+    (tmp_path / "options.json").write_text(json.dumps(elmo.to_released(CFG, ())))
     with pytest.raises(UserError, match=r"holds 0 files \*weights.hdf5"):
         load(tmp_path)
     (tmp_path / "weights.hdf5").write_bytes(b"no hdf5")
@@ -182,9 +185,6 @@ def test_what_is_no_release_is_one_line(tmp_path):
         load(tmp_path)
     with h5py.File(tmp_path / "weights.hdf5", "w") as file:
         file["char_embed"] = np.zeros((261, 4))
-    with pytest.raises(UserError, match=r"options\.json lacks 'char_cnn'"):
-        load(tmp_path)
-    (tmp_path / "options.json").write_text(json.dumps(elmo.to_released(CFG, ())))
     with pytest.raises(UserError, match="is missing"):
         load(tmp_path)
 

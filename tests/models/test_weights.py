@@ -10,7 +10,7 @@ import pytest
 
 from lmjax.errors import UserError
 from lmjax.models import MODELS, architecture_of, preset, weights
-from lmjax.models.architecture import ModelConfig, abstract_params
+from lmjax.models.architecture import AttentionConfig, ModelConfig, abstract_params
 from lmjax.types import Params
 
 pytestmark = pytest.mark.core
@@ -70,8 +70,9 @@ def test_what_transformers_saves_returns_as_it_went(name):
 @pytest.mark.parametrize("name", [name for a in MODELS.values() for name in a.presets])
 def test_each_preset_with_all_heads_returns_as_it_went(name):
     cfg = preset(name)
-    heads = cfg.num_attention_heads
-    narrow = {"hidden_size": 2 * heads, "intermediate_size": 6 * heads, "max_position_embeddings": 5}
+    heads = getattr(cfg, "num_attention_heads", 1)
+    narrow = {"hidden_size": 2 * heads, "intermediate_size": 6 * heads}
+    narrow |= {"max_position_embeddings": 5} if isinstance(cfg, AttentionConfig) else {}
     cfg = dataclasses.replace(cfg, vocab_size=cfg.vocab_size // 100, **narrow)
     architecture = architecture_of(cfg)
     abstract = abstract_params(architecture, cfg, architecture.heads)
