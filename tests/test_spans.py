@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from etils import epath
 
+from lmjax.data.huggingface import write_tokenizer
 from lmjax.data.squad import Question, most_context, read_questions
 from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer, read_tokenizer
-from lmjax.data.huggingface import write_tokenizer
 from lmjax.spans import (
     COMPARE,
     best_match,

@@ -69,11 +69,17 @@ def choice_set(name: str) -> ChoiceSet:
 
 
 def read_choices(file: epath.Path, name: str, has_labels: bool) -> list[Choice]:
-    """The questions of a file. Raises UserError as `read_examples` does, and for another number of choices."""
-    record, found = choice_set(name), []
+    """The questions of a file; those with another number of choices are left out and counted (OpenBookQA's own training
+    file has one). Raises UserError as `read_examples` does, and where none is left."""
+    record, found, left_out = choice_set(name), [], 0
     for example in read_examples(file, record.file, has_labels):
         context, endings = record.parts(example.texts)
         if len(endings) != record.choices or not all(endings):
-            raise UserError(f"{file}: '{example.texts[-1]}' is not {record.choices} choices, (A) ... (B) ...")
+            left_out += 1
+            continue
         found.append(Choice(context, tuple(endings), None if example.label is None else int(example.label)))
+    if left_out:
+        print(f"{file}: {left_out} of {left_out + len(found)} rows left out: not {record.choices} choices", flush=True)
+    if not found:
+        raise UserError(f"{file} has no question with {record.choices} choices")
     return found

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-WORDS = (
-    "the a an of in river cafe naive bank clerk 1895 1943 7 old dog barked postman ran away seven elephants walked who "
-    "why when where nobody knows it was is not far from north south king queen army battle won lost paid gold silver"
-).split()
-PIECES = "bankers dogfight riverside 18951943 unwalked kingly goldsmith southern".split()  # are no words of VOCABULARY
+TEXT = """
+the a an of in river cafe naive bank clerk 1895 1943 7 old dog barked postman ran away seven elephants walked who
+why when where nobody knows it was is not far from north south king queen army battle won lost paid gold silver
+"""
+OTHERS = "bankers dogfight riverside 18951943 unwalked kingly goldsmith southern"  # are no words of VOCABULARY
+WORDS, PIECES = TEXT.split(), OTHERS.split()
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = string.ascii_lowercase + string.digits
 VOCABULARY = [*SPECIALS, *string.punctuation, *LETTERS, *(f"##{c}" for c in LETTERS), *(w for w in WORDS if len(w) > 1)]
