@@ -5,8 +5,9 @@ Runs among the peers (.venv-parity).
 
     make_finetuning.py IN OUT SEED    trains a model for each CASE of IN's `CASE/FEATURE` [batches, rows, ...]
 
-Features are transformers' own, and `vocab_size` and `num_labels`. A record of a case holds its `config`, `weights/NAME` from before the
-training, the batches, the `recipe` and the `losses`. The golden records are made by tests/test_finetuning_parity.py.
+Features are transformers' own, and `vocab_size` and `num_labels`. A record of a case holds its `config`, `weights/NAME`
+from before the training, the batches, the `recipe` and the `losses`. The golden records are made by
+tests/test_finetuning_parity.py.
 """
 
 import json
