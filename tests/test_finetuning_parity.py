@@ -58,8 +58,9 @@ SPAN = {"start_positions": "starts", "end_positions": "ends"}
 
 
 def task_config(name: str) -> FilesConfig:
-    configs = {"squad2": SpanConfig, "codah": ChoiceConfig, "conll2003": TaggingConfig}
-    return configs.get(name, ClassificationConfig)(data=name)
+    if name == "squad2":
+        return SpanConfig(data=name, query_length=16)
+    return {"codah": ChoiceConfig, "conll2003": TaggingConfig}.get(name, ClassificationConfig)(data=name)
 
 
 def encoded(name: str, kind: str, file: epath.Path) -> tuple[Tokenizer, Mapping[str, np.ndarray], int]:
@@ -72,7 +73,10 @@ def encoded(name: str, kind: str, file: epath.Path) -> tuple[Tokenizer, Mapping[
     if isinstance(cfg, SpanConfig):
         asked = read_questions(file, name, has_answers=True)[:count]
         tokenizer = trained(text for question in asked for text in (question.text, question.context))
-        return tokenizer, spans.encode(asked, tokenizer, LENGTH, cfg, training=True).features, 2
+        features = spans.encode(asked, tokenizer, LENGTH, cfg, training=True).features
+        full = features["segment_ids"].all(1)  # transformers lets answers stand in the padding, too
+        order = np.argsort(features["starts"][full] == 0, kind="stable")  # windows with an answer first
+        return tokenizer, {name: x[full][order] for name, x in features.items()}, 2
     if isinstance(cfg, ChoiceConfig):
         found = read_choices(file, name, has_labels=True)[:count]
         tokenizer = trained(text for one in found for text in (one.context, *one.endings))

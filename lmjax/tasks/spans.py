@@ -2,7 +2,8 @@
 
 A layer on every token says where the answer starts and where it ends; no answer, and one that a window does not show,
 is [CLS] (Devlin et al. 2019, sections 4.2 and 4.3, and google-research/bert, run_squad.py). Answers are cut out of the
-original text by the characters of their tokens.
+original text by the characters of their tokens. Padding is no place of an answer; in the original it is one, whose
+logits depend on how much of it there is.
 """
 
 import json
@@ -13,6 +14,7 @@ from itertools import groupby
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -138,8 +140,9 @@ def encode(
 
 
 def read(model: Wrapped, batch: Batch, train: bool) -> Outputs:
-    """start_logits and end_logits float32 [B, L]."""
+    """start_logits and end_logits float32 [B, L], minus infinity at padding."""
     logits = model.dense("qa_outputs", model.run(batch, train)["hidden"], 2)
+    logits = jnp.where(batch["segment_ids"][..., None] > 0, logits, -jnp.inf)
     return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
 
 

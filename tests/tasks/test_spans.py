@@ -111,6 +111,7 @@ def test_the_loss_is_the_mean_of_both_ends() -> None:
     batch = batch_of(task)
     outputs = model_of("bert", task)[0](batch)
     assert outputs["start_logits"].shape == outputs["end_logits"].shape == (3, 12)
+    assert np.isneginf(outputs["start_logits"]).tolist() == [[False] * 9 + [True] * 3] * 3  # padding
     batch["loss_weights"][2] = 0
     losses = [
         -jnp.log(jnp.exp(logits)[:, 1] / jnp.exp(logits).sum(1))[:2].mean()
