@@ -5,7 +5,7 @@ sentence that is longer than a row goes on in the next one. With `context` "docu
 in the document, whose tags weigh nothing there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -58,7 +58,7 @@ def tagging(cfg: TaggingConfig) -> Task:
             if split == "train" and cfg.limit:  # what follows a sentence is its context, chosen or not
                 chosen = set(np.random.default_rng(0).permutation(len(sentences))[: cfg.limit].tolist())
             encoded[split] = encode(sentences, tokenizer, length, record, cfg.context, chosen)
-        return encoded
+        return {**encoded, "train": replace(encoded["train"], notes=[])}  # nobody asks for its words
 
     terms = partial(objectives.class_terms, weights="loss_weights")
     return Task(
@@ -97,8 +97,10 @@ def encode(
     if room < 1:
         raise UserError(f"rows of {length} tokens hold no text beside the special tokens; raise length")
     unknown = [tokenizer.unk_id or 0]
-    words = iter(tokenizer.encode_batch([f" {word}" for sentence in sentences for word in sentence.words]))
-    pieces = [[(next(words) or unknown)[:room] for _ in sentence.words] for sentence in sentences]
+    words = list(dict.fromkeys(word for sentence in sentences for word in sentence.words))
+    ids = tokenizer.encode_batch([f" {word}" for word in words])
+    known = {word: (found or unknown)[:room] for word, found in zip(words, ids, strict=True)}
+    pieces = [[known[word] for word in sentence.words] for sentence in sentences]
     streams: dict[int, list[int]] = {}
     for sentence, cut in zip(sentences, pieces, strict=True):
         streams.setdefault(sentence.document, []).extend(id for word in cut for id in word)
