@@ -52,8 +52,8 @@ def n_best(
         fits = (a >= 0) & (b < count) & (a <= b) & (b - a < longest)
         for x, y in zip(*np.nonzero(fits), strict=True):
             token = first + int(a[x, 0])
-            if home[token] == number:
-                text = context[offsets[token][0] : offsets[first + int(b[0, y])][1]]
+            text = context[offsets[token][0] : offsets[first + int(b[0, y])][1]]
+            if text and home[token] == number:
                 found.append((start[i[x]] + end[j[y]], Candidate(text, float(start[i[x]]), float(end[j[y]]))))
     nulls = [Candidate("", float(s[0]), float(e[0])) for s, e in zip(start_WL, end_WL, strict=True)]
     null = min(nulls, key=lambda c: c.start_logit + c.end_logit)

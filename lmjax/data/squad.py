@@ -91,10 +91,9 @@ def read_questions(file: epath.Path, name: str, has_answers: bool) -> list[Quest
 def _questions(article: Mapping[str, Any], number: int) -> Iterator[Question]:
     for paragraph in article["paragraphs"]:
         for asked in paragraph["qas"]:
-            answers = [Answer(a["text"], a["answer_start"]) for a in asked.get("answers", ()) if a["text"]]
-            known = tuple(answers) if answers or asked.get("is_impossible") else None
-            known = () if asked.get("is_impossible") else known
-            yield Question(str(asked["id"]), asked["question"], paragraph["context"], known, number)
+            told = tuple(Answer(a["text"], a["answer_start"]) for a in asked.get("answers", ()) if a["text"])
+            answers = () if asked.get("is_impossible") else told or None
+            yield Question(str(asked["id"]), asked["question"], paragraph["context"], answers, number)
 
 
 def windows(tokens: int, room: int, stride: int) -> list[tuple[int, int]]:
