@@ -144,7 +144,8 @@ def test_other_tasks_from_files_to_predictions(
     lines = [line for line in (root / "text0.txt").read_text().split("\n") if line]
     write_questions(tmp_path, lines)
     task, directory = replace(task, folder=str(tmp_path)), tmp_path / "run"
-    figures = finetune(replace(recipe, task=task, directory=str(directory), epochs=1.0, stores=str(tmp_path)))
+    run = replace(recipe, task=task, directory=str(directory), epochs=1.0, stores=str(tmp_path), micro_batches=1)
+    figures = finetune(run)
     result = json.loads((directory / "result.json").read_text())
     assert result["figures"] == figures
     assert np.isfinite([*figures.values()]).all()

@@ -154,14 +154,10 @@ def answered(
     for paragraph in split.notes:
         for question in paragraph["questions"]:
             rows = slice(row, row := row + len(question["windows"]))
-            logits = (predictions[name][rows] for name in ("start_logits", "end_logits"))
-            yield (
-                question,
-                *n_best(
-                    paragraph["context"], paragraph["offsets"], question["windows"], *logits, cfg.n_best,
-                    cfg.answer_length, unanswerable,
-                ),
-            )  # fmt: skip
+            start, end = (predictions[name][rows] for name in ("start_logits", "end_logits"))
+            place = (paragraph["context"], paragraph["offsets"], question["windows"])
+            best, odds = n_best(*place, start, end, cfg.n_best, cfg.answer_length, unanswerable)
+            yield question, best, odds
 
 
 def best_text(candidates: Sequence[Candidate]) -> str:

@@ -16,7 +16,8 @@ found: dict[str, list] = {"ids": [], "types": [], "offsets": [], "question": []}
 with np.load(source) as arrays:
     pairs = zip(arrays["questions"].tolist(), arrays["contexts"].tolist(), strict=True)
 for number, (question, context) in enumerate(pairs):
-    room = length - len(tokenizer(question, "")["input_ids"])
+    taken = len(tokenizer(question, add_special_tokens=False)["input_ids"])
+    room = length - taken - tokenizer.num_special_tokens_to_add(pair=True)
     rows = tokenizer(
         question, context, truncation="only_second", max_length=length, stride=room - stride, padding="max_length",
         return_overflowing_tokens=True, return_offsets_mapping=True, return_token_type_ids=True,
