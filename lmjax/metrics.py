@@ -1,9 +1,11 @@
 """Metrics of fine-tuning tasks, by scikit-learn and scipy, which are imported where they are used: they cost a second.
+Those of spans are in `lmjax.spans`.
 
-Each takes what is right and what was predicted, [n] each, and gives a number. Correlations with a constant are 0.
+Each, but entities' own, takes what is right and what was predicted, [n] each, and gives a number. Correlations with a
+constant are 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -46,3 +48,29 @@ def _correlation(function: Callable, right: np.ndarray, predicted: np.ndarray) -
 
 
 METRICS: dict[str, Metric] = {m.__name__: m for m in (accuracy, f1, matthews, pearson, spearman)}
+
+
+def entity_scores(
+    right: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], strict: bool = False
+) -> tuple[float, float, float]:
+    """Precision, recall and F1 over the entities of all sentences (micro averages), 0 where there are none."""
+    sides = [{(i, *e) for i, tags in enumerate(side) for e in entities(tags, strict)} for side in (right, predicted)]
+    common = len(sides[0] & sides[1])
+    recall, precision = (common / len(side) if side else 0.0 for side in sides)
+    return precision, recall, 2 * common / (len(sides[0]) + len(sides[1])) if common else 0.0
+
+
+def entities(tags: Sequence[str], strict: bool) -> set[tuple[str, int, int]]:
+    """(type, first word, word behind the last) of each entity of a sentence, from tags B-TYPE, I-TYPE and O.
+
+    An I- that follows no entity of its type begins one, as in conlleval; `strict`: it belongs to none.
+    """
+    found, begin, kind = set(), None, ""
+    for place, tag in enumerate([*tags, "O"]):
+        mark, _, name = tag.partition("-")
+        if begin is not None and not (mark == "I" and name == kind):
+            found.add((kind, begin, place))
+            begin = None
+        if mark == "B" or (mark == "I" and begin is None and not strict):
+            begin, kind = place, name
+    return found

@@ -137,15 +137,28 @@ def seq2seq(smoothing: float) -> Objective:
     return Objective(terms, {"seq2seq_smoothed": 1.0}, ("loss_weights",))
 
 
-def class_terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
-    """Cross-entropy (nats) of `labels` int32 [B] under class_logits float32 [B, C], and accuracy; weighed by
-    example_weights [B]."""
+def class_terms(outputs: Outputs, batch: Batch, weights: str = "example_weights") -> dict[str, Mean]:
+    """Cross-entropy (nats) of `labels` int32 [...] under class_logits float32 [..., C], and accuracy; weighed by the
+    feature `weights` [...]: of rows, or of their tokens."""
     log_p, labels = jax.nn.log_softmax(outputs["class_logits"]), batch["labels"]
-    weights = batch["example_weights"]
     return {
-        "cross_entropy": Mean.of(-jnp.take_along_axis(log_p, labels[:, None], 1)[:, 0], weights),
-        "accuracy": Mean.of(jnp.argmax(log_p, -1) == labels, weights),
+        "cross_entropy": Mean.of(-jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0], batch[weights]),
+        "accuracy": Mean.of(jnp.argmax(log_p, -1) == labels, batch[weights]),
     }
+
+
+def span_terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
+    """Cross-entropy (nats) of where an answer starts and ends, the mean of both, as google-research/bert's
+    run_squad.py has it (Devlin et al. 2019, section 4.2, says the sum).
+
+    start_logits and end_logits float32 [B, L] against starts and ends int32 [B]; weighed by loss_weights [B].
+    """
+    sides = (("start_logits", "starts"), ("end_logits", "ends"))
+    losses = [
+        -jnp.take_along_axis(jax.nn.log_softmax(outputs[logits]), batch[place][:, None], -1)[:, 0]
+        for logits, place in sides
+    ]
+    return {"cross_entropy": Mean.of((losses[0] + losses[1]) / 2, batch["loss_weights"])}
 
 
 def regression_terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:

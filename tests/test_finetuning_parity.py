@@ -1,4 +1,5 @@
-"""Fine-tuning follows transformers: the same random weights, the same rows of MRPC, SST-2 and STS-B, 30 AdamW steps.
+"""Fine-tuning follows transformers: the same random weights, the same rows of MRPC, SST-2, STS-B, SQuAD, CODAH
+(in SWAG's format) and CoNLL-2003, 30 AdamW steps.
 
 The same test runs on the committed record (tests/golden/finetuning.npz) and, marked `parity`, on fresh random models.
 `python tests/test_finetuning_parity.py DATA PEER_PYTHON` makes the record anew.
@@ -9,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -18,14 +19,21 @@ import numpy as np
 import pytest
 from etils import epath
 
+from lmjax.data.choices import read_choices
 from lmjax.data.labelled import labelled_set, read_file
-from lmjax.data.tokenizers import TokenizerConfig, make_tokenizer
+from lmjax.data.squad import read_questions
+from lmjax.data.tagged import read_sentences, tagged_set
+from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
 from lmjax.models import MODELS, weights
 from lmjax.models.architecture import abstract_params
 from lmjax.models.weights import flatten, unflatten
 from lmjax.models.wrapped import wrap
-from lmjax.tasks import make_task
-from lmjax.tasks.classification import ClassificationConfig, encode
+from lmjax.tasks import choice, classification, make_task, spans, tagging
+from lmjax.tasks.choice import ChoiceConfig
+from lmjax.tasks.classification import ClassificationConfig
+from lmjax.tasks.spans import SpanConfig
+from lmjax.tasks.tagging import TaggingConfig
+from lmjax.tasks.task import FilesConfig
 from lmjax.train.optim import OptimConfig, make_optimizer, make_schedule
 from lmjax.train.step import make_train_step
 from lmjax.types import TrainState
@@ -37,42 +45,97 @@ ROWS, BATCHES, LENGTH, VOCAB = 8, 5, 48, 280
 CASES = {
     "bert-mrpc": ("wordpiece", "glue/MRPC/dev.tsv"),
     "bert-stsb": ("wordpiece", "glue/STS-B/dev.tsv"),
+    "bert-squad2": ("wordpiece", "squad_v2/dev-part.json"),
+    "bert-codah": ("wordpiece", "codah/dev.tsv"),
+    "bert-conll2003": ("wordpiece", "conll2003/eng.testa"),
     "roberta-sst2": ("roberta_bpe", "glue/SST-2/dev.tsv"),
 }
 Arrays = Mapping[str, np.ndarray]
 
 
+TEXT = {"input_ids": "tokens", "attention_mask": "segment_ids", "token_type_ids": "token_type_ids"}
+SPAN = {"start_positions": "starts", "end_positions": "ends"}
+
+
+def task_config(name: str) -> FilesConfig:
+    if name == "squad2":
+        return SpanConfig(data=name, query_length=16)
+    return {"codah": ChoiceConfig, "conll2003": TaggingConfig}.get(name, ClassificationConfig)(data=name)
+
+
+def encoded(name: str, kind: str, file: epath.Path) -> tuple[Tokenizer, Mapping[str, np.ndarray], int]:
+    """A tokenizer of a file's first examples, their features, and how many numbers a row or a token gets."""
+
+    def trained(texts: Iterable[str]) -> Tokenizer:
+        return make_tokenizer(TokenizerConfig(kind, VOCAB), texts)  # type: ignore[arg-type]
+
+    count, cfg = ROWS * BATCHES, task_config(name)
+    if isinstance(cfg, SpanConfig):
+        asked = read_questions(file, name, has_answers=True)[:count]
+        tokenizer = trained(text for question in asked for text in (question.text, question.context))
+        features = spans.encode(asked, tokenizer, LENGTH, cfg, training=True).features
+        full = features["segment_ids"].all(1)  # transformers lets answers stand in the padding, too
+        order = np.argsort(features["starts"][full] == 0, kind="stable")  # windows with an answer first
+        return tokenizer, {name: x[full][order] for name, x in features.items()}, 2
+    if isinstance(cfg, ChoiceConfig):
+        found = read_choices(file, name, has_labels=True)[:count]
+        tokenizer = trained(text for one in found for text in (one.context, *one.endings))
+        return tokenizer, choice.encode(found, tokenizer, LENGTH, "separated", False).features, 1
+    if isinstance(cfg, TaggingConfig):
+        sentences, record = read_sentences(file, name)[:count], tagged_set(name)
+        tokenizer = trained(" ".join(sentence.words) for sentence in sentences)
+        features = tagging.encode(sentences, tokenizer, LENGTH, record, "document").features
+        ignored = np.where(features["loss_weights"] > 0, features["labels"], -100)
+        return tokenizer, {**features, "labels": ignored}, len(record.labels)
+    examples = read_file(file, name, has_labels=True)[:count]
+    tokenizer = trained(text for example in examples for text in example.texts)
+    features = classification.encode(examples, tokenizer, LENGTH, "separated", 1, False).features
+    return tokenizer, features, len(labelled_set(name).labels) or 1
+
+
 def real_batches(case: str, file: Path) -> dict[str, np.ndarray]:
     """The first rows of a file, under transformers' names, [BATCHES, ROWS, ...]."""
-    name = case.split("-")[1]
-    examples = read_file(epath.Path(file), name, has_labels=True)[: ROWS * BATCHES]
-    texts = [text for example in examples for text in example.texts]
-    tokenizer = make_tokenizer(TokenizerConfig(CASES[case][0], VOCAB), texts)  # type: ignore[arg-type]
-    found = encode(examples, tokenizer, LENGTH, "separated", 1, False).features
-    names = {"input_ids": "tokens", "attention_mask": "segment_ids", "token_type_ids": "token_type_ids"}
+    name, (kind, _) = case.split("-")[1], CASES[case]
+    tokenizer, found, numbers = encoded(name, kind, epath.Path(file))
+    names = {**TEXT, **(SPAN if "starts" in found else {"labels": "labels"})}
     if case.startswith("roberta"):
         del names["token_type_ids"]
-    kind = np.int32 if labelled_set(name).labels else np.float32
-    arrays = {theirs: found[ours].astype(np.int16) for theirs, ours in names.items()}
-    arrays["labels"] = found["labels"].astype(kind)
-    cut = {k: x.reshape(BATCHES, ROWS, *x.shape[1:]) for k, x in arrays.items()}
-    return {f"{case}/{k}": x for k, x in cut.items()} | {f"{case}/vocab_size": np.array(tokenizer.vocab_size)}
+    arrays = {theirs: np.asarray(found[ours])[: ROWS * BATCHES] for theirs, ours in names.items()}
+    arrays = {k: x.astype(np.float32 if x.dtype.kind == "f" else np.int16) for k, x in arrays.items()}
+    arrays = {k: x.reshape(BATCHES, ROWS, *x.shape[1:]) for k, x in arrays.items()}
+    arrays |= {"vocab_size": np.array(tokenizer.vocab_size), "num_labels": np.array(numbers)}
+    return {f"{case}/{k}": x for k, x in arrays.items()}
+
+
+def our_batch(hf: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A batch of transformers' under our names."""
+    names = {**TEXT, **SPAN, "labels": "labels"}
+    batch = {names[k]: x.astype(np.float32 if x.dtype.kind == "f" else np.int32) for k, x in hf.items()}
+    batch.setdefault("token_type_ids", 0 * batch["tokens"])
+    batch["example_weights"] = np.ones(ROWS, np.float32)
+    if "starts" in batch:
+        batch["loss_weights"] = batch["example_weights"]
+    elif batch["labels"].shape == batch["tokens"].shape:
+        batch["loss_weights"] = (batch["labels"] >= 0).astype(np.float32)
+        batch["labels"] = np.maximum(batch["labels"], 0)
+    return batch
 
 
 def our_losses(case: str, found: Arrays) -> np.ndarray:
     family, name = case.split("-")
     architecture, hf = MODELS[family], json.loads(str(found["config"]))
-    cfg, task = architecture.from_hf(hf), make_task(ClassificationConfig(data=name))
+    cfg, task = architecture.from_hf(hf), make_task(task_config(name))
     heads = task.heads_of(architecture)
     tensors = {k.removeprefix("weights/"): x for k, x in found.items() if k.startswith("weights/")}
-    out = "classifier.out_proj" if family == "roberta" else "classifier"  # RoBERTa's pooler is part of its classifier
+    layer = "qa_outputs" if name == "squad2" else "classifier"
+    out = "classifier.out_proj" if family == "roberta" else layer  # RoBERTa's pooler is part of its classifier
     head = {"kernel": jnp.asarray(tensors.pop(f"{out}.weight").T), "bias": jnp.asarray(tensors.pop(f"{out}.bias"))}
     tensors = {k.replace("classifier.dense", "roberta.pooler.dense"): x for k, x in tensors.items()}
     rows = architecture.weights(cfg)
     backbone = weights.from_hf(rows, tensors, abstract_params(architecture, cfg, heads), cfg.vocab_size)
     assert task.supervised
     module = wrap(architecture, cfg, heads, task.supervised.read)
-    params = unflatten(flatten(jax.tree.map(jnp.asarray, backbone))) | {"classifier": head}
+    params = unflatten(flatten(jax.tree.map(jnp.asarray, backbone))) | {layer: head}
 
     recipe = OptimConfig(**json.loads(str(found["recipe"])))
     tx, steps = make_optimizer(recipe), len(found["losses"])
@@ -87,15 +150,7 @@ def our_losses(case: str, found: Arrays) -> np.ndarray:
     losses = []
     for number in range(steps):
         hf = {k.removeprefix("batches/"): x[number % BATCHES] for k, x in found.items() if k.startswith("batches/")}
-        tokens = hf["input_ids"].astype(np.int32)
-        batch = {
-            "tokens": tokens,
-            "segment_ids": hf["attention_mask"].astype(np.int32),
-            "token_type_ids": hf.get("token_type_ids", 0 * tokens).astype(np.int32),
-            "labels": hf["labels"],
-            "example_weights": np.ones(ROWS, np.float32),
-        }
-        halves = {k: v.reshape(2, -1, *v.shape[1:]) for k, v in batch.items()}  # accumulated
+        halves = {k: v.reshape(2, -1, *v.shape[1:]) for k, v in our_batch(hf).items()}  # accumulated
         state, metrics = step(state, halves | {"micro_batches": np.int32(2), "tokens_seen": np.float32(0)})
         losses.append(metrics["loss"])
     return np.array(losses)

@@ -80,8 +80,8 @@ def encode(
     `table`: uint8 [vocabulary], 0 for special tokens, which belong to no unit.
     """
     plain, marked = zip(*map(take_marks, sentences), strict=True)
-    for text, spans, (ids, begins) in zip(plain, marked, tokenizer.encode_offsets(plain), strict=True):
-        units = segmenter.units(text, spans)[:, begins]
+    for text, spans, (ids, offsets) in zip(plain, marked, tokenizer.encode_offsets(plain), strict=True):
+        units = segmenter.units(text, spans)[:, [begin for begin, _ in offsets]]
         yield ids, np.where(table[ids] == 0, 0, flags_of(units)).astype(np.uint8)
 
 

@@ -5,7 +5,7 @@ start A extract and start A delimiter B extract (Radford et al. 2018, section 3.
 the word table, behind the tokenizer's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
 
 Frame = Literal["separated", "ordered"]
+TEXT = ("tokens", "token_type_ids", "segment_ids")  # what a row is
 NEW_TOKENS: dict[str, int] = {"separated": 0, "ordered": 3}  # start, delimiter, extract
 
 
@@ -41,6 +42,13 @@ def frame(rows: Sequence[Sequence[list[int]]], tokenizer: Tokenizer, length: int
         types[number, len(first) : size] = 1
         segments[number, :size] = 1
     return {"tokens": tokens, "token_type_ids": types, "segment_ids": segments}
+
+
+def next_tokens(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a language model learns on framed texts [rows, ..., L]: targets and loss_weights int32 [rows, ... * L]."""
+    targets, weights = (np.roll(rows[name], -1, axis=-1) for name in ("tokens", "segment_ids"))
+    weights[..., -1] = 0
+    return {name: x.reshape(len(x), -1) for name, x in (("targets", targets), ("loss_weights", weights))}
 
 
 def cut(texts: Sequence[list[int]], room: int) -> list[list[int]]:

@@ -17,7 +17,7 @@ from lmjax.data.tf_datasets import prepared, rows_of
 from lmjax.errors import UserError, did_you_mean
 
 PLAIN = {"train": "train", "heldout": "dev", "test": "test"}
-ENDINGS = tuple(f".{kind}{packed}" for kind in ("tsv", "txt", "csv") for packed in ("", ".gz"))
+KINDS = ("tsv", "txt", "csv")
 
 
 @dataclass(frozen=True)
@@ -133,30 +133,18 @@ def labelled_set(name: str) -> LabelledSet:
     return SETS[name]
 
 
-def find_files(name: str, folder: str, renamed: Mapping[str, str]) -> dict[str, epath.Path]:
-    """split -> its file, of those that are there. `renamed`: split -> a file's own name in that folder.
-
-    Raises:
-      UserError: no folder, no file to train on, a file that was named and is not there.
-    """
-    found = {}
-    for split, stem in {**labelled_set(name).files, **renamed}.items():
-        tried = [epath.Path(folder) / f"{stem}{ending}" for ending in ("", *ENDINGS)]
-        file = next((path for path in tried if path.is_file()), None)
-        if file is not None:
-            found[split] = file
-        elif split in renamed or split == "train":
-            raise UserError(f"no {stem}.tsv, .txt or .csv (or .gz) in {folder}; task.folder says where {name} lies")
-    return found
-
-
 def read_file(file: epath.Path, name: str, has_labels: bool) -> list[Example]:
+    """The examples of one file of a set. Raises UserError as `read_examples` does."""
+    return read_examples(file, labelled_set(name), has_labels)
+
+
+def read_examples(file: epath.Path, task: LabelledSet, has_labels: bool) -> list[Example]:
     """The examples of one file.
 
     Raises:
       UserError: a line with another number of columns, an unknown label, an empty text; with file and line.
     """
-    task, rows = labelled_set(name), list(_rows(file))
+    rows = list(_rows(file))
     examples, left_out = [], 0
     first = rows[0][1] if rows else []
     header = _find(first, task.texts) is not None

@@ -92,8 +92,9 @@ class Tokenizer(ABC):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without special tokens around them; on all cores."""
 
-    def encode_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
-        """Ids of each text, and at which character each token begins. Raises UserError for kinds that cannot say."""
+    def encode_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Ids of each text, and which characters (begin, end) each token stands for. Raises UserError for kinds that
+        cannot say."""
         raise UserError("this kind of tokenizer does not tell where its tokens stand; choose a WordPiece tokenizer")
 
     @abstractmethod
@@ -162,9 +163,8 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def encode_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
-        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [(e.ids, [begin for begin, _ in e.offsets]) for e in encoded]
+    def encode_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        return [(e.ids, e.offsets) for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids])

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from lmjax.tasks import bilm, classification, pretraining, translation
+from lmjax.tasks import bilm, choice, classification, pretraining, spans, tagging, translation
 from lmjax.tasks.task import Task, TaskConfig
 
 TASKS: dict[type[TaskConfig], Callable[[Any], Task]] = {
@@ -12,6 +12,9 @@ TASKS: dict[type[TaskConfig], Callable[[Any], Task]] = {
     translation.TranslationConfig: translation.translation,
     bilm.BilmConfig: bilm.bilm,
     classification.ClassificationConfig: classification.classification,
+    spans.SpanConfig: spans.spans,
+    choice.ChoiceConfig: choice.choice,
+    tagging.TaggingConfig: tagging.tagging,
 }
 
 

@@ -17,37 +17,27 @@ from etils import epath
 
 from lmjax import objectives
 from lmjax.data.examples import Encoded, EncodedRows, digest_of
-from lmjax.data.framing import NEW_TOKENS, Frame, frame
-from lmjax.data.labelled import Example, LabelledSet, find_files, labelled_set, read_file, read_tfds
+from lmjax.data.framing import NEW_TOKENS, TEXT, Frame, frame, next_tokens
+from lmjax.data.labelled import KINDS, Example, LabelledSet, labelled_set, read_file, read_tfds
 from lmjax.data.masking import MaskingConfig
+from lmjax.data.splits import hold_out
 from lmjax.data.tokenizers import Tokenizer
-from lmjax.errors import UserError
 from lmjax.metrics import METRICS
 from lmjax.models.wrapped import Wrapped
-from lmjax.tasks.task import Features, Predictions, Supervised, SupervisedConfig, Task
-from lmjax.types import Batch, Outputs
-
-TEXT = ("tokens", "token_type_ids", "segment_ids")
+from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task
+from lmjax.types import Array, Batch, Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationConfig(SupervisedConfig):
+class ClassificationConfig(FilesConfig):
     """One of the sets of `data.labelled`.
 
-    `folder`: where its files lie; `source` "tfds": TensorFlow Datasets' copy, in `data_dir` or its default directory.
-    `train`, `heldout`: the names of those files, where they are not the official ones; `heldout_share`: without a
-    held-out file, that share of the training rows is held out. `limit`: train on so many rows only, always the same (0
-    = all). `language_model`: the coefficient of the language-model loss, for decoders.
+    `source` "tfds": TensorFlow Datasets' copy, in `data_dir` or its default directory. `language_model`: the
+    coefficient of the language-model loss, for decoders.
     """
 
-    data: str
-    folder: str = ""
     source: Literal["files", "tfds"] = "files"
     data_dir: str = ""
-    train: str = ""
-    heldout: str = ""
-    heldout_share: float = 0.0
-    limit: int = 0
     language_model: float = 0.5
 
 
@@ -98,26 +88,17 @@ def classification(cfg: ClassificationConfig) -> Task:
 
 
 def read_splits(cfg: ClassificationConfig) -> dict[str, list[Example]]:
-    """The examples of each split. Raises UserError for bad files, and without held-out rows."""
+    """The examples of each split. Raises UserError for bad files, and without held-out examples."""
     if cfg.source == "tfds":
         splits = dict(read_tfds(cfg.data, cfg.data_dir))
     else:
         files = _files(cfg)
         splits = {split: read_file(file, cfg.data, not split.startswith("test")) for split, file in files.items()}
-    rows = np.random.default_rng(0).permutation(len(splits["train"]))  # the same whatever the run's seed
-    if "heldout" not in splits:
-        count = round(cfg.heldout_share * len(rows))
-        if not 0 < count < len(rows):
-            raise UserError(f"no held-out file in {cfg.folder}: name it by task.heldout, or set task.heldout_share")
-        splits["heldout"] = [splits["train"][i] for i in sorted(rows[:count])]
-        rows = rows[count:]
-    splits["train"] = [splits["train"][i] for i in sorted(rows[: cfg.limit or None])]
-    return splits
+    return hold_out(splits, cfg.heldout_share, cfg.limit, cfg.folder)
 
 
 def _files(cfg: ClassificationConfig) -> dict[str, epath.Path]:
-    renamed = {split: name for split, name in (("train", cfg.train), ("heldout", cfg.heldout)) if name}
-    return find_files(cfg.data, cfg.folder, renamed)
+    return cfg.files(labelled_set(cfg.data).files, KINDS)
 
 
 def encode(
@@ -132,10 +113,7 @@ def encode(
         ways.append(frame([part[::-1] for part in parts], tokenizer, length, kind))
     features = {name: np.stack([way[name] for way in ways], 1) for name in TEXT}
     if language_model:
-        following = {name: np.roll(features[name], -1, axis=-1) for name in ("tokens", "segment_ids")}
-        following["segment_ids"][..., -1] = 0
-        features |= {"targets": following["tokens"], "loss_weights": following["segment_ids"]}
-        features |= {name: features[name].reshape(len(examples), -1) for name in ("targets", "loss_weights")}
+        features |= next_tokens(features)
     features |= {name: features[name][:, 0] for name in TEXT if orders == 1}
     labels = [example.label for example in examples]
     return Encoded({**features, "labels": np.array([label or 0 for label in labels])}, [], labelled=None not in labels)
@@ -143,17 +121,25 @@ def encode(
 
 def read(model: Wrapped, batch: Batch, train: bool, outputs_of: int) -> Outputs:
     """class_logits float32 [B, C]; with a language model its logits too."""
+    vectors, outputs = read_texts(model, batch, train)
+    logits = model.dense("classifier", model.dropout(jnp.sum(vectors, 1), train), outputs_of)
+    return {"class_logits": logits, **outputs}
+
+
+def read_texts(model: Wrapped, batch: Batch, train: bool) -> tuple[Array, Outputs]:
+    """One vector [B, N, D] of each of the N texts of a row; and of a language model its logits, a row's texts in one.
+
+    `TEXT` of the batch: [B, N, L], or [B, L] where N is 1.
+    """
     B, *_, L = batch["tokens"].shape
     flat = {name: batch[name].reshape(-1, L) for name in TEXT}
     outputs = model.run(flat, train)
-    vector = model.vector(outputs, flat)
-    vector = jnp.sum(vector.reshape(B, -1, vector.shape[-1]), 1)
-    logits = model.dense("classifier", model.dropout(vector, train), outputs_of)
+    vectors = model.vector(outputs, flat)
+    vectors = vectors.reshape(B, -1, vectors.shape[-1])
     if "logits" not in outputs:
-        return {"class_logits": logits}
+        return vectors, {}
     words = outputs["logits"]
-    hidden = words.hidden_BLD.reshape(B, -1, words.hidden_BLD.shape[-1])  # both orders in one row
-    return {"class_logits": logits, "logits": words.replace(hidden_BLD=hidden)}
+    return vectors, {"logits": words.replace(hidden_BLD=words.hidden_BLD.reshape(B, -1, words.hidden_BLD.shape[-1]))}
 
 
 def answers(record: LabelledSet, predictions: Predictions) -> np.ndarray:

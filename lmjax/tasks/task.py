@@ -1,16 +1,18 @@
 """What a task is: how rows become batches, what the model carries on top, and what is optimised."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from lmjax.data.examples import Encoded
 from lmjax.data.framing import Frame
 from lmjax.data.instances import InstanceConfig
 from lmjax.data.masking import MaskingConfig
+from lmjax.data.splits import find_splits
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.models.architecture import Architecture
 from lmjax.models.wrapped import Read
@@ -31,6 +33,30 @@ class SupervisedConfig(TaskConfig):
     to what the architecture reads."""
 
     frame: Frame = "separated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesConfig(SupervisedConfig):
+    """Base of those whose examples lie in files.
+
+    `data`: the set's name. `folder`: where its files lie. `train`, `heldout`: the names of those files, where they are
+    not the official ones; `heldout_share`: hold out that share of the training examples, instead of a file. `limit`:
+    train on so many examples only, always the same (0 = all).
+    """
+
+    data: str
+    folder: str = ""
+    train: str = ""
+    heldout: str = ""
+    heldout_share: float = 0.0
+    limit: int = 0
+
+    def files(self, names: Mapping[str, str], kinds: Sequence[str]) -> dict[str, epath.Path]:
+        """split -> its file; see `find_splits`."""
+        renamed = {split: name for split, name in (("train", self.train), ("heldout", self.heldout)) if name}
+        if self.heldout_share:
+            names = {split: name for split, name in names.items() if split != "heldout"}
+        return find_splits(self.data, names, kinds, self.folder, renamed)
 
 
 Predictions = Mapping[str, np.ndarray]  # name -> [rows, ...], in the order of the split

@@ -71,16 +71,19 @@ def test_a_run_of_full_size_is_assembled(name: str) -> None:
     assert elements(program.abstract_state.opt_state) == pytest.approx(moments * stored, rel=1e-6, abs=10)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("**/*.py")), ids=lambda path: path.stem)
+PRETRAINING = sorted(path for path in CONFIGS.glob("**/*.py") if path.parent.name != "finetune")
+
+
+@pytest.mark.parametrize("path", PRETRAINING, ids=lambda path: path.stem)
 def test_the_docstring_names_the_config_and_a_mesh_that_fits(path: Path) -> None:
     """Its command is one that parses; its `--mesh` cuts every parameter and the rows of every stage."""
     said = path.read_text().split('"""')[1].replace("\\\\\n", " ")
-    commands = re.findall(r"python (run_pretrain\.py|benchmarks/\S+) ?(.*)", said)
+    commands = re.findall(r"python (run_pretrain\.py|-m benchmarks\.\S+) ?(.*)", said)
     assert commands
     name = str(path.relative_to(CONFIGS.parent))
     for script, arguments in commands:
-        assert (CONFIGS.parent / script).exists()
         if script != "run_pretrain.py":
+            assert (CONFIGS.parent / f"{script.removeprefix('-m ').replace('.', '/')}.py").exists()
             continue
         config, *overrides = arguments.split("(or:")[0].replace("'", "").split()
         assert config == name

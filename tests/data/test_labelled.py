@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from lmjax.data.labelled import SETS, Example, find_files, labelled_set, read_file, read_tfds
+from lmjax.data.labelled import KINDS, SETS, Example, labelled_set, read_file, read_tfds
+from lmjax.data.splits import find_splits
 from lmjax.errors import UserError
 
 # A line of each set's training file, with the official header (none: the file has none), and what is read.
@@ -74,7 +75,7 @@ def test_files_of_tests_have_no_labels(tmp_path: Path) -> None:
     test = written(tmp_path / "test.tsv", "index\tsentence\n0\tBill is here.\n")
     assert read_file(test, "cola", has_labels=False) == [Example(("Bill is here.",), None)]
     (tmp_path / "train.tsv").touch()
-    assert list(find_files("cola", str(tmp_path), {})) == ["train", "test"]
+    assert list(find_splits("cola", labelled_set("cola").files, KINDS, str(tmp_path), {})) == ["train", "test"]
 
 
 def test_without_a_header_columns_stand_in_their_order(tmp_path: Path) -> None:
@@ -112,10 +113,10 @@ def test_broken_rows_of_qqp_are_counted_and_left_out(tmp_path: Path, capsys: pyt
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no train.tsv, .txt or .csv .* task.folder"):
-        find_files("rte", str(tmp_path), {})
+        find_splits("rte", labelled_set("rte").files, KINDS, str(tmp_path), {})
     (tmp_path / "train.txt").touch()
     with pytest.raises(UserError, match="no mine"):
-        find_files("rte", str(tmp_path), {"heldout": "mine.tsv"})
+        find_splits("rte", labelled_set("rte").files, KINDS, str(tmp_path), {"heldout": "mine.tsv"})
     with pytest.raises(UserError, match="unknown set of labelled texts 'mprc'; did you mean 'mrpc'"):
         labelled_set("mprc")
 
@@ -139,5 +140,5 @@ def test_tfds_has_other_columns_and_another_order_of_labels(monkeypatch: pytest.
 @pytest.mark.parametrize("name", REAL)
 def test_real_files(name: str, shared_data) -> None:
     folder, train, heldout = REAL[name]
-    files = find_files(name, str(shared_data(folder)), {})
+    files = find_splits(name, labelled_set(name).files, KINDS, str(shared_data(folder)), {})
     assert [len(read_file(files[split], name, has_labels=True)) for split in ("train", "heldout")] == [train, heldout]

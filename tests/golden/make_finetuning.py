@@ -1,11 +1,13 @@
-"""What transformers computes when it fine-tunes random models for classification: float32, no dropout, torch's AdamW.
+"""What transformers computes when it fine-tunes random models, by its class for each task: float32, no dropout,
+torch's AdamW.
 
 Runs among the peers (.venv-parity).
 
     make_finetuning.py IN OUT SEED    trains a model for each CASE of IN's `CASE/FEATURE` [batches, rows, ...]
 
-Features are transformers' own, and `vocab_size`. A record of a case holds its `config`, `weights/NAME` from before the
-training, the batches, the `recipe` and the `losses`. The golden records are made by tests/test_finetuning_parity.py.
+Features are transformers' own, and `vocab_size` and `num_labels`. A record of a case holds its `config`, `weights/NAME`
+from before the training, the batches, the `recipe` and the `losses`. The golden records are made by
+tests/test_finetuning_parity.py.
 """
 
 import json
@@ -21,21 +23,28 @@ RECIPE = {"peak_lr": 5e-3, "weight_decay": 0.01, "warmup": 3, "clip_norm": 1.0, 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 FAMILIES: dict[str, Any] = {
-    "bert": (transformers.BertConfig, transformers.BertForSequenceClassification, {}),
-    "roberta": (
-        transformers.RobertaConfig,
-        transformers.RobertaForSequenceClassification,
-        {"type_vocab_size": 1, "layer_norm_eps": 1e-5},
-    ),
+    "bert": ("Bert", {}),
+    "roberta": ("Roberta", {"type_vocab_size": 1, "layer_norm_eps": 1e-5}),
+}
+HEADS = ("classifier", "qa_outputs")
+CLASSES = {  # of the tasks that do not classify texts
+    "squad2": "ForQuestionAnswering",
+    "codah": "ForMultipleChoice",
+    "conll2003": "ForTokenClassification",
 }
 
 
 def fine_tuned(case: str, features: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
     """A random model, and the losses of training it on the batches in turn."""
-    config_of, model_of, more = FAMILIES[case.split("-")[0]]
-    vocab_size, batches = int(features.pop("vocab_size")), dict(features)
-    positions = batches["input_ids"].shape[-1] + 2
-    kind = {"num_labels": 1, "problem_type": "regression"} if batches["labels"].dtype.kind == "f" else {"num_labels": 2}
+    family, task = case.split("-")
+    name, more = FAMILIES[family]
+    config_of = getattr(transformers, f"{name}Config")
+    model_of = getattr(transformers, f"{name}{CLASSES.get(task, 'ForSequenceClassification')}")
+    vocab_size = int(features.pop("vocab_size"))
+    positions = features["input_ids"].shape[-1] + 2
+    kind: dict[str, Any] = {"num_labels": int(features.pop("num_labels"))}
+    kind |= {"problem_type": "regression"} if kind["num_labels"] == 1 else {}
+    batches = dict(features)
     shape = SHAPE | {"vocab_size": vocab_size, "max_position_embeddings": positions}
     config = config_of(**shape, **QUIET, **more, **kind, attn_implementation="eager")
     torch.manual_seed(seed)
@@ -43,7 +52,7 @@ def fine_tuned(case: str, features: dict[str, np.ndarray], seed: int) -> dict[st
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "LayerNorm" not in name and name.endswith("weight"):
-                parameter.mul_(20.0 if "classifier" in name or "pooler" in name else 4.0)  # few steps shall matter
+                parameter.mul_(20.0 if name.startswith(HEADS) or "pooler" in name else 4.0)  # few steps shall matter
     weights = {f"weights/{k}": p.detach().numpy().copy() for k, p in model.named_parameters()}
     losses = adamw(model, batches)
     record = {"config": config.to_json_string(use_diff=False), "recipe": json.dumps(RECIPE), "losses": losses}

@@ -1,9 +1,5 @@
 """Rows, outputs, scores and prediction files of the tasks on labelled texts."""
 
-from collections.abc import Callable
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,32 +7,13 @@ import pytest
 from lmjax.data.examples import Encoded
 from lmjax.data.labelled import Example
 from lmjax.errors import UserError
-from lmjax.models import MODELS
-from lmjax.models.wrapped import init_wrapped, wrap
 from lmjax.tasks import make_task
 from lmjax.tasks.classification import ClassificationConfig, encode
-from tests.models.tiny import QUICKLY, VOCAB, tiny
+from tests.models.tiny import VOCAB
+from tests.tasks.tiny_task import batch_of, model_of
 from tests.tiny_runs import tiny_tokenizer
 
 TEXTS = [Example(("The dog barked.", "The postman ran away."), 1.0), Example(("A bank", "A clerk"), 0.0)]
-
-
-def batch_of(task: Any, rows: int = 3, length: int = 12) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    batch = {k: np.ones(v.shape, v.dtype) for k, v in task.features(rows, length, None).items()}
-    batch["tokens"] = rng.integers(0, VOCAB, batch["tokens"].shape).astype(np.int32)
-    batch["segment_ids"] = batch["segment_ids"] * (np.arange(length) < 9).astype(np.int32)
-    return batch
-
-
-def model_of(family: str, task: Any) -> tuple[Callable[[Any], Any], dict[str, Any]]:
-    """A random model as a function of the batch, and its parameters."""
-    architecture, cfg = MODELS[family], tiny(family)
-    module = wrap(architecture, cfg, task.heads_of(architecture), task.supervised.read)
-    abstract = jax.eval_shape(lambda key: init_wrapped(module, task.features(1, 12, None), key), jax.random.key(0))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), abstract)
-    return jax.jit(lambda batch: module.apply({"params": params}, batch), compiler_options=QUICKLY), params
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
