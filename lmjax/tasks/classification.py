@@ -144,7 +144,7 @@ def encode(
 def read(model: Wrapped, batch: Batch, train: bool, outputs_of: int) -> Outputs:
     """class_logits float32 [B, C]; with a language model its logits too."""
     B, *_, L = batch["tokens"].shape
-    flat = {name: batch[name].reshape(-1, L) for name in TEXT}
+    flat = {**batch, **{name: batch[name].reshape(-1, L) for name in TEXT}}
     outputs = model.run(flat, train)
     vector = model.vector(outputs, flat)
     vector = jnp.sum(vector.reshape(B, -1, vector.shape[-1]), 1)
