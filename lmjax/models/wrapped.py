@@ -21,6 +21,7 @@ from lmjax.parallel import Rules
 from lmjax.types import Array, Batch, Outputs, Params
 
 Read = Callable[["Wrapped", Batch, bool], Outputs]
+TRAINED = FeatureConfig()  # the backbone itself
 
 
 class Wrapped(nn.Module):
@@ -30,7 +31,7 @@ class Wrapped(nn.Module):
     cfg: ModelConfig
     backbone: nn.Module
     read: Read
-    features: FeatureConfig = FeatureConfig()
+    features: FeatureConfig = TRAINED
 
     def setup(self) -> None:
         nn.share_scope(self, self.backbone)
@@ -86,7 +87,7 @@ def wrap(
     cfg: ModelConfig,
     heads: tuple[str, ...],
     read: Read,
-    features: FeatureConfig = FeatureConfig(),
+    features: FeatureConfig = TRAINED,
 ) -> Wrapped:
     """Raises UserError for features that are not to be had of this model."""
     check_features(features, architecture, cfg)
