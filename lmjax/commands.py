@@ -246,6 +246,39 @@ def evaluate(
         print(f"{name:18} {figures}")
 
 
+def probe(
+    model: Model,
+    tasks: tuple[str, ...] = (),
+    limit: int = 10_000,
+    steps: int = 1000,
+    seed: int = 0,
+    batch_size: int = 32,
+    data: str = "",
+    *,
+    out: str,
+) -> None:
+    """Show what each layer knows: linear probes by task and layer, a table and a picture.
+
+    Args:
+        model: A run, RUN/best, a checkpoint, a Hugging Face directory or a released ELMo.
+        tasks: Some of pos, chunks, entities, dependency, coreference, sentiment, acceptability; by default all.
+        limit: Learn from so many labelled words, pairs or sentences of each task at most.
+        steps: Of each probe's training.
+        seed: Of what is drawn.
+        batch_size: Sentences that the model reads at once.
+        data: The folder of the tasks' files; by default $LMJAX_DATA, or ../shared/data without it.
+        out: The directory for results.json, layers.png and the vectors; the same command again starts from these.
+    """
+    from lmjax.evals import probe as probing
+    from lmjax.evals.probe_tasks import PROBES
+    from lmjax.interop import load
+
+    cfg = probing.ProbeConfig(limit=limit, steps=steps, seed=seed, batch_size=batch_size, progress=True)
+    lm, folder = load(model), data or os.environ.get("LMJAX_DATA", "../shared/data")
+    print(probing.table(dict(probing.probe(lm, model, tasks or tuple(PROBES), folder, out, cfg))))
+    print(f"{out}: results.json, layers.png")
+
+
 def attention(model: Model, text: str = "", source: str = "", target: str = "", *, out: str) -> None:
     """Show where a model looks in a text: a page to explore, and pictures.
 
@@ -305,6 +338,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "translate": translate,
     "evaluate": evaluate,
+    "probe": probe,
     "attention": attention,
     "convert": convert,
     "verify": verify,

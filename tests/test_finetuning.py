@@ -12,17 +12,10 @@ import pytest
 
 from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig, finetune, resolve
-from lmjax.interop import LanguageModel, load
-from lmjax.models.features import FeatureConfig
-from lmjax.models.weights import flatten
 from lmjax.study import one_run, study, summary, table
-from lmjax.train.checkpoint import find, read_arrays
 from lmjax.train.loop import is_over
 from lmjax.types import TrainState
-from lmjax.verify import fingerprint
 from tests.end_to_end import tiny
-from tests.models.tiny import noisy
-from tests.models.tiny import tiny as tiny_model
 from tests.tiny_runs import write_run
 
 ROOT = Path(__file__).parents[1]
@@ -136,30 +129,3 @@ def test_a_bad_line_is_one_line_and_exit_code_2(recipe: FinetuneConfig, tmp_path
     assert (
         done.stderr == f"lmjax: {tmp_path}/train.tsv, line 2: label 'perhaps' is none of entailment, not_entailment\n"
     )
-
-
-@pytest.mark.parametrize("family", ["bert", "elmo"])
-def test_a_frozen_model_stays_as_it_was_while_what_stands_on_it_learns(
-    family: str, recipe: FinetuneConfig, tmp_path: Path
-) -> None:
-    """Stopped and resumed, too; ELMo reads the words by their spelling. Frozen parameters have no optimizer state."""
-    source = recipe.init_from
-    if family == "elmo":
-        cfg = tiny_model("elmo")
-        LanguageModel(cfg, (), noisy(cfg, ()), None).save_hf(tmp_path / "elmo")
-        source = str(tmp_path / "elmo")
-    task = replace(recipe.task, features=FeatureConfig("mix", (6,)))
-    whole = replace(recipe, init_from=source, task=task, directory=str(tmp_path / "whole"), length=24, micro_batches=1)
-    assert set(finetune(whole)) == {"accuracy"}
-    halves = replace(whole, directory=str(tmp_path / "halves"))
-    assert finetune(replace(halves, stop_at=6)) == {}
-    finetune(halves)
-    assert fingerprint(halves.directory) == fingerprint(whole.directory)
-    before, after = flatten(load(source).params), flatten(load(whole.directory).params)
-    assert set(before) >= set(after)
-    for path, leaf in after.items():
-        np.testing.assert_array_equal(leaf, np.asarray(before[path])[: len(leaf)] if leaf.ndim else before[path])
-    arrays = read_arrays(find(whole.directory), lambda name: True)
-    assert np.any(arrays["params/mix/weight"] != 0)
-    groups = {name.split("/")[-2] for name in arrays if name.startswith("opt_state") and "/mu/" in name}
-    assert groups == {"mix", "classifier", "forward", "backward"}
