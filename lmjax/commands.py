@@ -297,6 +297,24 @@ def attention(model: Model, text: str = "", source: str = "", target: str = "", 
     print(f"{out}: {', '.join(names)}")
 
 
+def compare(
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    record: str = "",
+) -> None:
+    """Put the figures of a finished run beside its paper's.
+
+    Args:
+        path: A fine-tuning run, a study's directory, or the file that evaluate --out wrote.
+        record: Keep them for the README's table, which `make results` writes, the model under this name.
+    """
+    from lmjax.evals import results
+
+    found = results.measure(path)
+    print(results.comparison(found))
+    if record:
+        results.record(found, record)
+
+
 def convert(model: Model, out: Annotated[str, tyro.conf.Positional]) -> None:
     """Write a model as a Hugging Face directory.
 
@@ -340,6 +358,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "probe": probe,
     "attention": attention,
+    "compare": compare,
     "convert": convert,
     "verify": verify,
 }

@@ -191,13 +191,12 @@ def _draw(found: Found, file: epath.Path) -> None:
         colour = "white" if shares[row, column] > 0.75 else "black"
         ax.text(column, row, f"{100 * cells[row, column]:.1f}", ha="center", va="center", fontsize=8, color=colour)
     expected = [one["expected_layer"] for one in found.values()]
-    ax.plot(expected, np.arange(len(found)) + 0.36, "^", color="tab:orange", markersize=6, label="expected layer")
+    ax.plot(expected, np.arange(len(found)) + 0.36, "^", color="tab:orange", markersize=6)
     ax.axvline(layers - 0.5, color="white", linewidth=4)
     ax.set_xticks(range(layers + 1), [*map(str, range(layers)), "sum"])
     ax.set_yticks(range(len(found)), [f"{k} (majority {100 * v['majority']:.1f})" for k, v in found.items()])
-    ax.set_xlabel("layer (0: embeddings)")
-    ax.set_title("accuracy of a linear probe, %", fontsize=10)
-    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.35 / max(1, len(found) ** 0.5)), frameon=False, fontsize=8)
+    ax.set_xlabel("layer (0: embeddings); \u25b2 is the expected layer")
+    ax.set_title("accuracy of a linear probe, %; darker = nearer to the best of the row", fontsize=9, loc="left")
     part = file.with_name(f"{file.stem}.part.png")
     figure.savefig(str(part), dpi=120)
     part.replace(file)
