@@ -27,7 +27,6 @@ from lmjax.train.saved import describe_saved, read_part
 
 PUBLISHED, MEASURED = (Path(__file__).with_name(name) for name in ("published.json", "measured.json"))
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
-SHAPE = ("hidden_size", "num_hidden_layers", "intermediate_size")
 AS_THEY_ARE = ("perplexity", "bleu", "rouge")  # what is in the name of figures that are no shares
 
 
@@ -48,11 +47,12 @@ class Published:
 
 @dataclass(frozen=True)
 class Measured:
-    """One figure measured here, on held-out rows, once for each seed. `name`: what the model is, in the table."""
+    """One figure measured here, on held-out rows, once for each seed. `name`: what the model is, in the table; `shape`:
+    width, layers and inner width."""
 
     name: str
     family: str
-    preset: str
+    shape: tuple[int, ...]
     parameters: int
     task: str
     metric: str
@@ -62,12 +62,14 @@ class Measured:
 
 
 def published() -> list[Published]:
-    return [
-        Published(group["family"], name, *column.split(), group["split"], group["setting"], value, group["source"])
-        for group in json.loads(PUBLISHED.read_text())
-        for name, values in group["rows"].items()
-        for column, value in zip(group["columns"], values, strict=True)
-    ]
+    figures = []
+    for group in json.loads(PUBLISHED.read_text()):
+        family, split, setting, source = (group[key] for key in ("family", "split", "setting", "source"))
+        for name, values in group["rows"].items():
+            for column, value in zip(group["columns"], values, strict=True):
+                task, metric = column.split()
+                figures.append(Published(family, name, task, metric, split, setting, value, source))
+    return figures
 
 
 def measure(path: epath.PathLike) -> list[Measured]:
@@ -106,7 +108,7 @@ def peers(one: Measured) -> list[Published]:
     """What papers report of that family on that task by that metric; the same size first."""
     keys = ("family", "task", "metric", "setting")
     found = [p for p in published() if all(getattr(p, key) == getattr(one, key) for key in keys)]
-    return sorted(found, key=lambda p: p.preset != one.preset)
+    return sorted(found, key=lambda p: not _same_size(p, one))
 
 
 def comparison(found: Sequence[Measured]) -> str:
@@ -115,7 +117,7 @@ def comparison(found: Sequence[Measured]) -> str:
     for one in found:
         lines.append(f"{one.task} {one.metric}: {spread(one)}  {one.setting}, {one.name}, {one.hardware}")
         lines += [
-            f"    {p.value:g}  {p.preset}, {p.split} ({p.source}){'' if p.preset == one.preset else '; another size'}"
+            f"    {p.value:g}  {p.preset}, {p.split} ({p.source}){'' if _same_size(p, one) else '; another size'}"
             for p in peers(one)
         ]
     if not any(peers(one) for one in found):
@@ -186,15 +188,20 @@ def _evaluated(path: epath.Path) -> list[Measured]:
     ]
 
 
-def _model(cfg: ModelConfig, heads: tuple[str, ...]) -> tuple[str, str, str, int]:
-    """name, family, preset and parameters; the preset is the papers' of that shape, "" where none has it."""
+def _model(cfg: ModelConfig, heads: tuple[str, ...]) -> tuple[str, str, tuple[int, ...], int]:
+    """name, family, shape and parameters."""
     architecture = architecture_of(cfg)
     family = next(name for name, one in MODELS.items() if one is architecture)
-    presets = {p.preset for p in published() if p.family == family}
-    shape = [getattr(cfg, field) for field in SHAPE]
-    same = [p for p in sorted(presets) if [getattr(preset(p), field) for field in SHAPE] == shape]
     parameters = num_params(architecture, cfg, heads)
-    return f"{family} of {parameters:,} parameters", family, same[0] if same else "", parameters
+    return f"{family} of {parameters:,} parameters", family, _shape(cfg), parameters
+
+
+def _shape(cfg: ModelConfig) -> tuple[int, ...]:
+    return cfg.hidden_size, cfg.num_hidden_layers, cfg.intermediate_size
+
+
+def _same_size(paper: Published, one: Measured) -> bool:
+    return _shape(preset(paper.preset)) == one.shape
 
 
 def _median(combination: Mapping[str, Any]) -> float:

@@ -62,7 +62,7 @@ def test_every_published_figure_is_of_a_known_model_and_stands_once() -> None:
 
 def test_a_run_beside_its_paper(tmp_path: Path) -> None:
     f1, accuracy = measure(write_result(tmp_path / "run", 0.875))
-    assert (f1.family, f1.preset, f1.task, f1.metric, f1.values) == ("bert", "bert-base-uncased", "mrpc", "f1", (87.5,))
+    assert (f1.family, f1.shape, f1.task, f1.metric, f1.values) == ("bert", (768, 12, 3072), "mrpc", "f1", (87.5,))
     assert (f1.setting, f1.hardware) == ("fine-tuned", "2 threads of AMD EPYC")
     assert [(p.preset, p.value) for p in peers(f1)] == [("bert-base-uncased", 88.9), ("bert-large-uncased", 89.3)]
     assert [p.split for p in peers(accuracy)] == ["dev"]
@@ -88,7 +88,7 @@ def test_a_study_gives_the_values_of_its_best_combination(tmp_path: Path) -> Non
     }
     (tmp_path / "study.json").write_text(json.dumps(study))
     (one,) = measure(tmp_path)
-    assert (one.values, one.preset) == ((75.0, 87.5), "")
+    assert (one.values, one.shape) == ((75.0, 87.5), (32, 2, 64))
     assert spread(one) == "81.25 ± 8.84"
     assert "another size" in comparison([one])
 
@@ -132,6 +132,6 @@ def test_refusals(tmp_path: Path) -> None:
         measure(tmp_path / "x.json")
     with pytest.raises(UserError, match="between the lines"):
         in_readme("a page", [])
-    odd = Measured("m", "bert", "", 1, "mrpc", "loss", "fine-tuned", (1.0,), "2 threads")
+    odd = Measured("m", "bert", (32, 2, 64), 1, "mrpc", "loss", "fine-tuned", (1.0,), "2 threads")
     with pytest.raises(UserError, match="nothing to record"):
         record([odd], "m", tmp_path / "measured.json")
