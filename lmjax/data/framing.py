@@ -2,7 +2,8 @@
 
 "separated": BERT's [CLS] A [SEP] B [SEP] or RoBERTa's <s> A </s></s> B </s>, as the tokenizer tells. "ordered": GPT-1's
 start A extract and start A delimiter B extract (Radford et al. 2018, section 3.3), whose three tokens have new rows in
-the word table, behind the tokenizer's. "words": ELMo's sentences, <S> A </S> <S> B </S>.
+the word table, behind the tokenizer's. "words": ELMo's sentences, <S> A </S> <S> B </S>, as
+every tokenizer of whole words has them.
 """
 
 from collections.abc import Sequence
@@ -56,7 +57,7 @@ def _marks(tokenizer: Tokenizer, kind: Frame) -> tuple[list[int], list[int], lis
     if kind == "ordered":
         start, delimiter, extract = range(tokenizer.vocab_size, tokenizer.vocab_size + NEW_TOKENS[kind])
         return [start], [delimiter], [extract], [], 0
-    if kind == "words":
+    if tokenizer.word_level:
         begin, end = tokenizer.cls_id, tokenizer.sep_id
         assert begin is not None
         assert end is not None

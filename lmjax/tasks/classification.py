@@ -144,7 +144,8 @@ def encode(
 def read(model: Wrapped, batch: Batch, train: bool, outputs_of: int) -> Outputs:
     """class_logits float32 [B, C]; with a language model its logits too."""
     B, *_, L = batch["tokens"].shape
-    flat = {**batch, **{name: batch[name].reshape(-1, L) for name in TEXT}}
+    names = (*TEXT, "characters") if "characters" in batch else TEXT
+    flat = {name: batch[name].reshape(-1, L, *batch[name].shape[batch["tokens"].ndim :]) for name in names}
     outputs = model.run(flat, train)
     vector = model.vector(outputs, flat)
     vector = jnp.sum(vector.reshape(B, -1, vector.shape[-1]), 1)
