@@ -2,8 +2,8 @@
 
 "separated": BERT's [CLS] A [SEP] B [SEP] or RoBERTa's <s> A </s></s> B </s>, as the tokenizer tells. "ordered": GPT-1's
 start A extract and start A delimiter B extract (Radford et al. 2018, section 3.3), whose three tokens have new rows in
-the word table, behind the tokenizer's. "words": ELMo's sentences, <S> A </S> <S> B </S>, as
-every tokenizer of whole words has them.
+the word table, behind the tokenizer's. "words": ELMo's sentences, <S> A </S> <S> B </S>, as every tokenizer of whole
+words has them.
 """
 
 from collections.abc import Sequence
