@@ -12,7 +12,7 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL := -m pip install -qq
 
-.PHONY: help pretrain test core parity docs bench lint clean
+.PHONY: help pretrain test core parity docs bench results lint clean
 
 help: ## list the targets
 	@awk -F ' *## *' '/^[a-z]+:.* ## / {sub(/:.*/, "", $$1); printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ docs: $(VENV)/dev.stamp ## execute the code blocks of README.md and docs/
 bench: $(VENV)/dev.stamp $(PEERS)/peers.stamp ## time the train step and the input pipeline beside transformers
 	@$(RUN) benchmarks/train_step.py
 	@$(RUN) benchmarks/input_pipeline.py
+
+results: $(VENV)/core.stamp ## write README's table of results anew
+	@$(RUN) -c 'from lmjax.evals.results import write_readme; write_readme("README.md")'
 
 lint: $(VENV)/dev.stamp ## ruff and basedpyright
 	@$(VENV)/bin/ruff check .

@@ -5,7 +5,6 @@ Heavy imports stand inside the functions, so that help and complaints come at on
 
 import functools
 import gzip
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,9 +14,9 @@ from typing import Annotated, Literal, ParamSpec
 import tyro
 
 from lmjax.errors import UserError, did_you_mean
+from lmjax.evals.verbs import Model, attention, compare, evaluate, probe
 
 P = ParamSpec("P")
-Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
 def exit_codes(function: Callable[P, None]) -> Callable[P, None]:
@@ -202,68 +201,6 @@ def _bleu(found: list[str], references: list[str]) -> str:
     return f"{score}\n{bleu.get_signature()}"
 
 
-def evaluate(
-    model: Model,
-    tasks: tuple[str, ...] = (),
-    shots: int = 0,
-    limit: int = 0,
-    seed: int = 0,
-    rule: Literal["", "sum", "per_token", "per_character", "per_byte", "unconditional"] = "",
-    stride: int = 0,
-    batch_size: int = 16,
-    data: str = "",
-    out: str = "",
-) -> None:
-    """Zero- and few-shot tasks: --tasks lambada winogrande ...; without --tasks, list them.
-
-    Args:
-        model: A run, RUN/best, a checkpoint or a Hugging Face directory.
-        tasks: Names of tasks.
-        shots: Demonstrations before each question, as far as they fit.
-        limit: Take the first so many rows of each task (0 = all).
-        seed: Of the demonstrations that are drawn, and of sampled text.
-        rule: How options are valued, instead of each task's own rule.
-        stride: Tokens of a long text that a window scores (0 = half of the model's positions).
-        batch_size: Rows at once.
-        data: The folder of the tasks' files; by default $LMJAX_DATA, or ../shared/data without it.
-        out: Write the results to this JSON file too; it is complete after each task.
-    """
-    from lmjax.evals import evaluate as evals
-    from lmjax.evals.fewshot import TASKS
-
-    if not tasks:
-        raise UserError(f"no task; --tasks takes some of {', '.join(TASKS)}")
-    if out and not Path(out).absolute().parent.is_dir():
-        raise UserError(f"--out {out}: no directory {Path(out).parent}")
-    from lmjax.interop import load
-
-    protocol = evals.Protocol(
-        shots=shots, limit=limit, seed=seed, rule=rule or None, stride=stride, batch_size=batch_size, progress=True
-    )
-    lm, folder = load(model), data or os.environ.get("LMJAX_DATA", "../shared/data")
-    for name, metrics in evals.run(lm, model, tasks, folder, protocol, out):
-        figures = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in metrics.items())
-        print(f"{name:18} {figures}")
-
-
-def attention(model: Model, text: str = "", source: str = "", target: str = "", *, out: str) -> None:
-    """Show where a model looks in a text: a page to explore, and pictures.
-
-    Args:
-        model: A run, RUN/best, a checkpoint or a Hugging Face directory.
-        text: A text.
-        source: Of a model that translates, the text that its encoder reads.
-        target: Of such a model, the translation; its own where none is given.
-        out: The directory to make, with attention.html and a .png for each kind of attention.
-    """
-    from lmjax.evals.attention import attention_views, write_attention
-    from lmjax.interop import load
-
-    views = attention_views(load(model), text, source, target)
-    names = write_attention(views, text or source, out)
-    print(f"{out}: {', '.join(names)}")
-
-
 def convert(model: Model, out: Annotated[str, tyro.conf.Positional]) -> None:
     """Write a model as a Hugging Face directory.
 
@@ -305,7 +242,9 @@ VERBS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "translate": translate,
     "evaluate": evaluate,
+    "probe": probe,
     "attention": attention,
+    "compare": compare,
     "convert": convert,
     "verify": verify,
 }

@@ -18,9 +18,11 @@ from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
 from lmjax.data.store import Store
 from lmjax.data.tokenizers import Tokenizer, TokenizerConfig
+from lmjax.data.words import WordCollector
 from lmjax.errors import UserError
 from lmjax.models import architecture_of
-from lmjax.models.architecture import AttentionConfig, Dtype, Remat
+from lmjax.models.architecture import Architecture, AttentionConfig, Dtype, ModelConfig, Remat
+from lmjax.models.features import FeatureConfig, check_features
 from lmjax.ops.attention import Implementation
 from lmjax.parallel import MeshConfig, on_first_process
 from lmjax.report import report
@@ -109,22 +111,25 @@ def resolve(cfg: FinetuneConfig) -> RunConfig:
     if not cfg.init_from:
         raise UserError("no model to fine-tune: --init-from takes a run or a Hugging Face directory")
     model, tokenizer = describe_saved(cfg.init_from)
+    architecture = architecture_of(model)
+    _check_model(cfg, model, architecture)
+    if architecture.reads == "words":
+        tokenizer, frame = WordCollector(), "words"
+    else:
+        frame = "ordered" if "cache" in architecture.inputs else "separated"
     if tokenizer is None:
         raise UserError(f"{cfg.init_from} has no tokenizer; put its files (tokenizer.json, vocab.txt, ...) there")
-    architecture = architecture_of(model)
-    if "encoder_tokens" in architecture.inputs or not isinstance(model, AttentionConfig):
-        kind = type(model).__name__.removesuffix("Config")
-        raise UserError(f"{cfg.init_from} is a {kind}; this task takes an encoder or a decoder of tokens")
-    task_cfg = dataclasses.replace(cfg.task, frame="ordered" if "cache" in architecture.inputs else "separated")
-    store = prepare_examples(cfg, task_cfg, tokenizer)
-    rows = len(open_examples(Store.open(store))["train"])
+    task_cfg = dataclasses.replace(cfg.task, frame=frame)
+    directory = prepare_examples(cfg, task_cfg, tokenizer)
+    store = Store.open(directory)
+    rows = len(open_examples(store)["train"])
     steps = max(1, int(rows * cfg.epochs / cfg.batch_size))
     every = max(1, min(steps, round(rows * cfg.evaluate_each / cfg.batch_size)))
     new_tokens = make_task(task_cfg).supervised.new_tokens  # type: ignore[union-attr]
-    data = DataConfig(str(store), TaskData(), TokenizerConfig("file", path=str(store / "tokenizer")))
+    data = DataConfig(str(directory), TaskData(), TokenizerConfig("file", path=str(directory / "tokenizer")))
     return RunConfig(
         directory=cfg.directory,
-        model=_model(cfg, model, tokenizer.vocab_size + new_tokens),
+        model=_model(cfg, model, store.tokenizer.vocab_size + new_tokens),
         task=task_cfg,
         data=(WeightedData(data),),
         stages=(Stage(steps, cfg.batch_size, cfg.length, cfg.micro_batches),),
@@ -144,24 +149,39 @@ def prepare_examples(cfg: FinetuneConfig, task_cfg: SupervisedConfig, tokenizer:
     task = make_task(task_cfg).supervised
     if task is None:
         raise UserError(f"{type(task_cfg).__name__} has no labelled examples to fine-tune on")
-    described = (json.dumps(to_json(task_cfg)), str(cfg.length), tokenizer.fingerprint, task.fingerprint())
+    rows_of = dataclasses.replace(task_cfg, features=FeatureConfig())  # which the rows do not depend on
+    described = (json.dumps(to_json(rows_of)), str(cfg.length), tokenizer.fingerprint, task.fingerprint())
     store = epath.Path(cfg.stores) / store_name(f"{task.name}-{cfg.length}", *described)
 
     def write() -> None:
         if not store.exists():
-            write_examples(store, tokenizer, task.encode(tokenizer, cfg.length))
+            splits = task.encode(tokenizer, cfg.length)
+            known = tokenizer.collected() if isinstance(tokenizer, WordCollector) else tokenizer
+            write_examples(store, known, splits)
 
     on_first_process(write)
     return store
 
 
-def _model(cfg: FinetuneConfig, model: AttentionConfig, vocab_size: int) -> AttentionConfig:
+def _check_model(cfg: FinetuneConfig, model: ModelConfig, architecture: Architecture) -> None:
+    kind = type(model).__name__.removesuffix("Config")
+    if "encoder_tokens" in architecture.inputs:
+        raise UserError(f"{cfg.init_from} is a {kind}; this task takes an encoder or a decoder of tokens")
+    if architecture.reads == "words" and not cfg.task.features.frozen:
+        raise UserError(f"{cfg.init_from} is a {kind}; this task takes it as features: --task.features.layers mix")
+    check_features(cfg.task.features, architecture, model)
+
+
+def _model(cfg: FinetuneConfig, model: ModelConfig, vocab_size: int) -> ModelConfig:
     """The pretrained shape, with the recipe's dropout and kernels, and as many positions and words as are needed."""
-    changes: dict[str, Any] = {"attention": cfg.attention, "remat": cfg.remat, "vocab_size": vocab_size}
+    changes: dict[str, Any] = {"remat": cfg.remat, "vocab_size": vocab_size}
     changes |= {} if cfg.dtype is None else {"dtype": cfg.dtype}
     if cfg.dropout is not None:
         names = (f.name for f in dataclasses.fields(model))
         changes |= {name: cfg.dropout for name in names if name.endswith("_dropout")}
+    if not isinstance(model, AttentionConfig):
+        return dataclasses.replace(model, **changes)
+    changes["attention"] = cfg.attention
     if model.position_embedding == "learned" and cfg.length > model.max_position_embeddings:
         if cfg.positions == "keep":
             raise UserError(

@@ -148,6 +148,27 @@ class LanguageModel:
             warnings.warn(cut, stacklevel=2)
         return self._padded(rows, multiple_of)
 
+    def encode_words(
+        self, sentences: Sequence[Sequence[str]], multiple_of: int = 1
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        """Sentences of given words, single texts as `encode` has them, and of each sentence its words' first tokens and
+        ends, int64 [words, 2]. Words that outgrow the position table are left out of both."""
+        if self.reads_words:
+            bounds = [np.arange(1, len(words) + 1)[:, None] + np.array([[0, 1]]) for words in sentences]
+            return _spelled([list(words) for words in sentences], multiple_of), bounds
+        begin, _, end = self._frame()
+        spaced = [f" {word}" if i else word for words in sentences for i, word in enumerate(words)]
+        ids, unknown = iter(self.tokenizer.encode_batch(spaced)), [self.tokenizer.unk_id or 0]
+        rows, bounds = [], []
+        for words in sentences:
+            parts = [next(ids) or unknown for _ in words]
+            sizes = np.array([len(part) for part in parts], np.int64)
+            sizes = sizes[np.cumsum(sizes) <= self.longest - len(begin) - len(end)]
+            ends = len(begin) + np.cumsum(sizes)
+            rows.append(([*begin, *(token for part in parts[: len(sizes)] for token in part), *end], []))
+            bounds.append(np.stack([ends - sizes, ends], 1))
+        return self._padded(rows, multiple_of), bounds
+
     def _encode_pairs(
         self, cfg: EncoderDecoderConfig, texts: Sequence[tuple[str, ...]], multiple_of: int
     ) -> dict[str, np.ndarray]:

@@ -47,10 +47,13 @@ class Encoded:
 
 @dataclass(frozen=True)
 class EncodedRows(InstanceConfig):
-    """Rows that lie ready: their columns are their features."""
+    """Rows that lie ready: their columns are their features. Words also come spelled, `characters` int32 [..., C]."""
 
-    def gather(self, split: Split, tokenizer: Tokenizer, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        return {name: column.astype(_in_batch(name, column.dtype)) for name, column in columns.items()}
+    def gather(self, split: Split, tokenizer: Any, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        rows = {name: column.astype(_in_batch(name, column.dtype)) for name, column in columns.items()}
+        if not tokenizer.word_level:
+            return rows
+        return {**rows, "characters": tokenizer.spellings[rows["tokens"]].astype(np.int32)}
 
 
 def store_name(name: str, *described: str) -> str:

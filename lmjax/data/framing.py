@@ -2,7 +2,8 @@
 
 "separated": BERT's [CLS] A [SEP] B [SEP] or RoBERTa's <s> A </s></s> B </s>, as the tokenizer tells. "ordered": GPT-1's
 start A extract and start A delimiter B extract (Radford et al. 2018, section 3.3), whose three tokens have new rows in
-the word table, behind the tokenizer's.
+the word table, behind the tokenizer's. "words": ELMo's sentences, <S> A </S> <S> B </S>, as every tokenizer of whole
+words has them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,9 @@ from lmjax.data.instances import special_ids
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
 
-Frame = Literal["separated", "ordered"]
+Frame = Literal["separated", "ordered", "words"]
 TEXT = ("tokens", "token_type_ids", "segment_ids")  # what a row is
-NEW_TOKENS: dict[str, int] = {"separated": 0, "ordered": 3}  # start, delimiter, extract
+NEW_TOKENS: dict[str, int] = {"separated": 0, "words": 0, "ordered": 3}  # start, delimiter, extract
 
 
 def frame(rows: Sequence[Sequence[list[int]]], tokenizer: Tokenizer, length: int, kind: Frame) -> dict[str, np.ndarray]:
@@ -64,5 +65,10 @@ def _marks(tokenizer: Tokenizer, kind: Frame) -> tuple[list[int], list[int], lis
     if kind == "ordered":
         start, delimiter, extract = range(tokenizer.vocab_size, tokenizer.vocab_size + NEW_TOKENS[kind])
         return [start], [delimiter], [extract], [], 0
+    if tokenizer.word_level:
+        begin, end = tokenizer.cls_id, tokenizer.sep_id
+        assert begin is not None
+        assert end is not None
+        return [begin], [begin], [end], [end], 0
     pad, cls, sep = special_ids(tokenizer)
     return [cls], [sep] if separator_is_doubled(tokenizer) else [], [sep], [sep], pad

@@ -76,6 +76,24 @@ class WordTokenizer(Tokenizer):
         return spell(self._words)
 
 
+class WordCollector(WordTokenizer):
+    """A vocabulary that takes in each word it meets: of texts that are only to be read, every word by its spelling."""
+
+    def __init__(self) -> None:
+        super().__init__("\n".join((BEGIN_SENTENCE, END_SENTENCE, UNKNOWN)).encode())
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        for word in (word for text in texts for word in text.split()):
+            if word not in self._ids:
+                self._ids[word] = len(self._words)
+                self._words.append(word)
+        return super().encode_batch(texts)
+
+    def collected(self) -> WordTokenizer:
+        """The vocabulary so far, as one that stays."""
+        return WordTokenizer("".join(f"{word}\n" for word in self._words).encode())
+
+
 def count_words(texts: Iterable[str], vocab_size: int) -> bytes:
     """A words.txt: the three special words, then the corpus's most frequent ones, ties in alphabetical order.
 

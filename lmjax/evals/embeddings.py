@@ -1,9 +1,9 @@
 """Contextual vectors: one for each word of a text, or one for each text, from any layers of a model."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import h5py
 import numpy as np
@@ -53,16 +53,12 @@ def embed(
         raise UserError(f"layer {wrong[0]}: this model has layers 0 (embeddings) to {N}; -1 is the last")
     if pool == "cls" and (lm.causal or lm.reads_words):
         raise UserError("pool cls: a causal model has no [CLS], nor has ELMo; choose mean")
-    lm = dataclasses.replace(lm, heads=())  # no logits
     vectors, owners, words = [], [], []
     starts = range(0, len(texts), batch_size)
     for start in tqdm(starts, "embed", unit=" batches", disable=not progress):
         batch = texts[start : start + batch_size]
         features = lm.encode(batch, multiple_of=LENGTH_MULTIPLE)
-        outputs = lm(**features, collect=("hidden_states",))
-        # A decoder's last state goes through one more norm, which its heads read.
-        states = [outputs["hidden"] if layer in (-1, N) else outputs["hidden_states"][layer] for layer in layers]
-        states_LBTD = np.asarray(np.stack(states), np.float32)
+        states_LBTD = layer_states(lm, features, layers)
         for row, tokens in enumerate(features["tokens"]):
             if lm.reads_words:
                 spans = [(i, i + 1, word) for i, word in enumerate(batch[row].split(), 1)]
@@ -83,6 +79,15 @@ def embed(
             words += names
             owners += [start + row] * len(names)
     return Embeddings(np.concatenate(vectors), np.array(owners, np.int32), words)
+
+
+def layer_states(lm: LanguageModel, features: Mapping[str, Any], layers: Sequence[int]) -> np.ndarray:
+    """float32 [layers, B, T, D] of rows as `lm.encode` makes them; -1, or N, is the last layer."""
+    outputs = dataclasses.replace(lm, heads=())(**features, collect=("hidden_states",))  # no logits
+    # A decoder's last state goes through one more norm, which its heads read.
+    last = (-1, lm.config.num_hidden_layers)
+    states = [outputs["hidden"] if layer in last else outputs["hidden_states"][layer] for layer in layers]
+    return np.asarray(np.stack(states), np.float32)
 
 
 def word_spans(tokenizer: Tokenizer, tokens: Sequence[int]) -> Iterator[tuple[int, int, str]]:

@@ -14,12 +14,14 @@ from jax.sharding import PartitionSpec as P
 
 from lmjax.errors import UserError
 from lmjax.models.architecture import Architecture, ModelConfig, abstract_params, model_inputs
+from lmjax.models.features import BiLstm, FeatureConfig, check_features, combined
 from lmjax.models.layers import Dense
 from lmjax.ops.dropout import dropout
 from lmjax.parallel import Rules
 from lmjax.types import Array, Batch, Outputs, Params
 
 Read = Callable[["Wrapped", Batch, bool], Outputs]
+TRAINED = FeatureConfig()  # the backbone itself
 
 
 class Wrapped(nn.Module):
@@ -29,6 +31,7 @@ class Wrapped(nn.Module):
     cfg: ModelConfig
     backbone: nn.Module
     read: Read
+    features: FeatureConfig = TRAINED
 
     def setup(self) -> None:
         nn.share_scope(self, self.backbone)
@@ -38,8 +41,18 @@ class Wrapped(nn.Module):
         return self.read(self, batch, train)
 
     def run(self, batch: Batch, train: bool, collect: bool = False) -> dict[str, Any]:
-        """The backbone's outputs on the features of the batch that it reads."""
-        return dict(self.backbone(**model_inputs(self.architecture, batch), train=train, collect=collect))  # type: ignore[operator]
+        """The backbone's outputs on the features of the batch that it reads; of a frozen one `hidden` alone, made of
+        its layers (see `models.features`). Words come spelled, as `characters` [B, L, C]."""
+        batch = {**batch, "tokens": batch["characters"]} if "characters" in batch else batch
+        inputs, frozen = model_inputs(self.architecture, batch), self.features.frozen
+        outputs = dict(self.backbone(**inputs, train=train and not frozen, collect=collect or frozen))  # type: ignore[operator]
+        if not frozen:
+            return outputs
+        hidden_BLD = self.dropout(combined(self.features, self.architecture, outputs["hidden_states"]), train)
+        for number, cells in enumerate(self.features.lstm):
+            lstm = BiLstm(cells, name=f"bilstm_{number}")
+            hidden_BLD = self.dropout(lstm(hidden_BLD, batch["segment_ids"] > 0), train)
+        return {"hidden": hidden_BLD}
 
     def dense(self, name: str, x: Array, features: int) -> Array:
         """x [..., D] -> float32 [..., features] by a new layer, its bias at zero."""
@@ -54,7 +67,12 @@ class Wrapped(nn.Module):
 
     def vector(self, outputs: Outputs, batch: Batch) -> Array:
         """One vector a row [B, D]: the pooled one where the architecture has a pooler, a causal model's last real
-        token. Raises UserError for an architecture with neither."""
+        token; [B, 2D] on a frozen backbone, mean and maximum over the real tokens. Raises UserError for an architecture
+        with none of these."""
+        if self.features.frozen:
+            real_BL1, hidden_BLD = batch["segment_ids"][..., None] > 0, outputs["hidden"]
+            mean_BD = jnp.sum(hidden_BLD * real_BL1, 1) / jnp.maximum(jnp.sum(real_BL1, 1), 1)
+            return jnp.concatenate([mean_BD, jnp.max(jnp.where(real_BL1, hidden_BLD, -jnp.inf), 1)], -1)
         if "pooled" in outputs:
             return outputs["pooled"]
         if "cache" not in self.architecture.inputs:
@@ -64,8 +82,16 @@ class Wrapped(nn.Module):
         return jnp.take_along_axis(outputs["hidden"], last_B[:, None, None], axis=1)[:, 0]
 
 
-def wrap(architecture: Architecture, cfg: ModelConfig, heads: tuple[str, ...], read: Read) -> Wrapped:
-    return Wrapped(architecture, cfg, architecture.build(cfg, heads), read)
+def wrap(
+    architecture: Architecture,
+    cfg: ModelConfig,
+    heads: tuple[str, ...],
+    read: Read,
+    features: FeatureConfig = TRAINED,
+) -> Wrapped:
+    """Raises UserError for features that are not to be had of this model."""
+    check_features(features, architecture, cfg)
+    return Wrapped(architecture, cfg, architecture.build(cfg, heads), read, features)
 
 
 def init_wrapped(module: Wrapped, batch: Mapping[str, jax.ShapeDtypeStruct], key: jax.Array) -> Params:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lmjax.tasks import bilm, choice, classification, pretraining, spans, tagging, translation
-from lmjax.tasks.task import Task, TaskConfig
+from lmjax.tasks.task import SupervisedConfig, Task, TaskConfig, adapted
 
 TASKS: dict[type[TaskConfig], Callable[[Any], Task]] = {
     pretraining.MlmConfig: pretraining.mlm,
@@ -20,4 +20,5 @@ TASKS: dict[type[TaskConfig], Callable[[Any], Task]] = {
 
 def make_task(cfg: TaskConfig) -> Task:
     """The task that a config describes."""
-    return TASKS[type(cfg)](cfg)
+    task = TASKS[type(cfg)](cfg)
+    return adapted(task, cfg) if isinstance(cfg, SupervisedConfig) else task

@@ -132,7 +132,8 @@ def read_texts(model: Wrapped, batch: Batch, train: bool) -> tuple[Array, Output
     `TEXT` of the batch: [B, N, L], or [B, L] where N is 1.
     """
     B, *_, L = batch["tokens"].shape
-    flat = {name: batch[name].reshape(-1, L) for name in TEXT}
+    names = (*TEXT, "characters") if "characters" in batch else TEXT
+    flat = {name: batch[name].reshape(-1, L, *batch[name].shape[batch["tokens"].ndim :]) for name in names}
     outputs = model.run(flat, train)
     vectors = model.vector(outputs, flat)
     vectors = vectors.reshape(B, -1, vectors.shape[-1])

@@ -1,7 +1,7 @@
 """What a task is: how rows become batches, what the model carries on top, and what is optimised."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -14,7 +14,9 @@ from lmjax.data.instances import InstanceConfig
 from lmjax.data.masking import MaskingConfig
 from lmjax.data.splits import find_splits
 from lmjax.data.tokenizers import Tokenizer
+from lmjax.data.words import CHARACTERS
 from lmjax.models.architecture import Architecture
+from lmjax.models.features import FeatureConfig
 from lmjax.models.wrapped import Read
 from lmjax.objectives import Objective
 from lmjax.types import Array, Outputs
@@ -30,9 +32,10 @@ class TaskConfig:
 @dataclass(frozen=True)
 class SupervisedConfig(TaskConfig):
     """Base of the tasks on labelled examples. `frame`: how texts become a row, see `data.framing`; fine-tuning sets it
-    to what the architecture reads."""
+    to what the architecture reads. `features`: what of a frozen model is learned from, if it is not trained itself."""
 
     frame: Frame = "separated"
+    features: FeatureConfig = FeatureConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,7 @@ class Supervised:
       files: (the split's name, split, predictions) -> {name: text} of prediction files in the official format.
       new_tokens: rows of the word table behind the tokenizer's.
       sequences: how many sequences of the row length a row holds.
+      features: see `SupervisedConfig`.
     """
 
     name: str
@@ -90,6 +94,7 @@ class Supervised:
     files: Callable[[str, Encoded, Predictions], Mapping[str, str]]
     new_tokens: int = 0
     sequences: int = 1
+    features: FeatureConfig = FeatureConfig()
 
 
 @dataclass(frozen=True)
@@ -122,3 +127,19 @@ class Task:
     def heads_of(self, architecture: Architecture) -> tuple[str, ...]:
         """The heads of the backbone."""
         return tuple(head for head in self.heads if self.supervised is None or head in architecture.heads)
+
+
+def adapted(task: Task, cfg: SupervisedConfig) -> Task:
+    """The task on what fine-tuning gives it to read: words that come spelled, and a frozen backbone without heads."""
+    assert task.supervised
+    if cfg.features.frozen:
+        task = replace(task, heads=(), supervised=replace(task.supervised, features=cfg.features))
+    if cfg.frame != "words":
+        return task
+
+    def features(rows: int, length: int, masking: MaskingConfig | None) -> Features:
+        plain = plain_features(rows, length, masking)
+        return {**plain, "characters": jax.ShapeDtypeStruct((*plain["tokens"].shape, CHARACTERS), np.int32)}
+
+    plain_features = task.features
+    return replace(task, features=features)

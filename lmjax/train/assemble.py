@@ -23,12 +23,12 @@ from lmjax.data.schedule import Schedule
 from lmjax.data.store import Store
 from lmjax.errors import UserError
 from lmjax.models import architecture_of
-from lmjax.models.architecture import Architecture, check, init_params, model_inputs
+from lmjax.models.architecture import Architecture, abstract_params, check, init_params, model_inputs
 from lmjax.models.wrapped import init_wrapped, with_new_layers, wrap
 from lmjax.parallel import Rules, batch_sharding, check_rows, like_params, make_mesh, shardings
 from lmjax.tasks import Task, make_task
 from lmjax.train.evaluate import make_predict_step
-from lmjax.train.optim import make_optimizer, make_schedule
+from lmjax.train.optim import frozen, make_optimizer, make_schedule
 from lmjax.train.step import Apply, make_eval_step, make_train_step
 from lmjax.train.warm_start import warm_started
 from lmjax.types import Outputs, Params, TrainState
@@ -51,7 +51,7 @@ class Program:
     eval_step: Callable[..., tuple[Mapping[str, Any], dict[str, Any]]]
     predict_step: Callable[..., tuple[Mapping[str, Any], Mapping[str, Any]]]  # of a task on labelled examples
     heldout_carry: Callable[[], dict[str, Any]]  # what evaluation begins with: {"carry": ...}, or nothing
-    flops: Callable[[int], float]  # of one row of a stage's batch, forwards and backwards
+    flops: Callable[[int], float]  # of one row of a stage's batch, forwards and, of what is trained, backwards
 
 
 def assemble(cfg: "RunConfig") -> Program:
@@ -73,7 +73,9 @@ def assemble(cfg: "RunConfig") -> Program:
         _check_carry(cfg)
     apply, draw = _model(cfg, task, architecture, heads)
 
-    tx = make_optimizer(cfg.optim)
+    tx, is_frozen = make_optimizer(cfg.optim), bool(task.supervised and task.supervised.features.frozen)
+    if is_frozen:
+        tx = frozen(tx, abstract_params(architecture, cfg.model, heads))
     whole_run = schedule.steps if cfg.optim.unit == "steps" else schedule.tokens_before(schedule.steps)
     train_step = make_train_step(apply, task.objective, tx, make_schedule(cfg.optim, whole_run), cfg.optim.unit)
     eval_step = make_eval_step(apply, task.objective)
@@ -104,7 +106,7 @@ def assemble(cfg: "RunConfig") -> Program:
         stage = cfg.stages[index]
         predictions = task.predictions(stage.length, stage.masking)
         sequences = task.supervised.sequences if task.supervised else 1
-        return 3 * sequences * architecture.flops(cfg.model, stage.length, heads, predictions)
+        return (1 if is_frozen else 3) * sequences * architecture.flops(cfg.model, stage.length, heads, predictions)
 
     return Program(
         task=task,
@@ -128,7 +130,7 @@ def _model(
     module: Any = architecture.build(cfg.model, heads)
     draw = partial(init_params, architecture, cfg.model, heads)
     if task.supervised:
-        module = wrap(architecture, cfg.model, heads, task.supervised.read)
+        module = wrap(architecture, cfg.model, heads, task.supervised.read, task.supervised.features)
         draw = partial(init_wrapped, module, task.features(1, cfg.stages[-1].length, None))
 
     def apply(params: Any, batch: Any, key: jax.Array | None) -> Outputs:

@@ -5,7 +5,7 @@ So the rate is one pure function of the run's position, in steps or in tokens, a
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -112,6 +112,15 @@ def per_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(lambda p, _: "stacked" if is_stacked(path_of(p)) else "single", params)
 
     return optax.partition({"stacked": stacked, "single": tx}, labels)
+
+
+def frozen(tx: optax.GradientTransformation, groups: Collection[str]) -> optax.GradientTransformation:
+    """`tx` on all parameters but the top-level `groups`, which stay as they are and have no state."""
+
+    def labels(params: Any) -> Any:
+        return {group: "frozen" if group in groups else "trained" for group in params}
+
+    return optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, labels)
 
 
 def decay_mask(no_decay: str) -> Callable[[Any], Any]:

@@ -44,7 +44,7 @@ def describe_saved(path: epath.PathLike) -> tuple[ModelConfig, Tokenizer | None]
     """The config and the tokenizer alone. Raises UserError as `read_saved` does."""
     path, is_ours = _located(path)
     directory = find(path) if is_ours else path
-    cfg = _part(directory, ModelConfig, "model") if is_ours else read_model_config(path)
+    cfg = read_part(directory, ModelConfig, "model") if is_ours else read_model_config(path)
     return cfg, _tokenizer(path, directory, is_ours, cfg)
 
 
@@ -67,7 +67,8 @@ def _tokenizer(path: epath.Path, directory: epath.Path, is_ours: bool, cfg: Mode
     return tokenizer
 
 
-def _part(directory: epath.Path, declared: Any, name: str) -> Any:
+def read_part(directory: epath.Path, declared: Any, name: str) -> Any:
+    """A field of the config of a run or a checkpoint."""
     stored = read_config(directory)
     found = stored | {"config": stored.get("config", {}).get(name)}
     return from_stored(declared, found, f"{directory}/config.json")
@@ -76,9 +77,9 @@ def _part(directory: epath.Path, declared: Any, name: str) -> Any:
 def _read_run(directories: list[epath.Path]) -> Model:
     """The mean of some checkpoints. Of a task with layers of its own on top, the backbone alone."""
     directory = directories[-1]
-    cfg = portable(_part(directory, ModelConfig, "model"))  # it was trained by whatever kernel and memory plan
+    cfg = portable(read_part(directory, ModelConfig, "model"))  # it was trained by whatever kernel and memory plan
     architecture = architecture_of(cfg)
-    heads = make_task(_part(directory, TaskConfig, "task")).heads_of(architecture)
+    heads = make_task(read_part(directory, TaskConfig, "task")).heads_of(architecture)
     abstract = abstract_params(architecture, cfg, heads)
     params = restore_params(directory, abstract)
     for other in directories[:-1]:

@@ -43,7 +43,8 @@ def warm_started(state: TrainState, source: str, cfg: ModelConfig) -> TrainState
                 shapes = f"{tuple(trained[path].shape)}, in the run's model {tuple(leaf.shape)}"
                 raise UserError(f"init_from {source}: {path} has shape {shapes}")
             taken[path] = jax.device_put(found, leaf.sharding)
-    longer = {"words": "vocab_size", "positions": "max_position_embeddings"}
+    tables = {"words": ("vocab_size", words), "positions": ("max_position_embeddings", {POSITIONS})}
+    longer = {name: field for name, (field, paths) in tables.items() if paths & set(taken)}
     more = {name: getattr(cfg, field) - getattr(saved.config, field) for name, field in longer.items()}
     rows = [f"{count} rows of {name}" for name, count in more.items() if count > 0]
     said = {

@@ -32,6 +32,12 @@ def test_gpts_ordered_texts_end_in_the_token_that_is_read() -> None:
     assert rows["segment_ids"].sum(1).tolist() == [6, 3]
 
 
+def test_elmos_sentences() -> None:
+    rows = frame([[[40, 41], [42]], [[40]]], tiny_tokenizer("words"), 8, "words")
+    assert rows["tokens"].tolist() == [[0, 40, 41, 1, 0, 42, 1, 0], [0, 40, 1, *[0] * 5]]
+    assert rows["segment_ids"].sum(1).tolist() == [7, 3]
+
+
 @pytest.mark.parametrize("kind", ["separated", "ordered"])
 def test_long_rows_lose_the_ends_of_the_longer_text(kind) -> None:
     t = tiny_tokenizer("wordpiece")

@@ -6,7 +6,7 @@ import pytest
 from lmjax.data.prepare import DataConfig, prepare
 from lmjax.data.sources import TextFiles
 from lmjax.data.tokenizers import TokenizerConfig, load_tokenizer, make_tokenizer, read_tokenizer
-from lmjax.data.words import BEGIN_SENTENCE, END_SENTENCE, spell
+from lmjax.data.words import BEGIN_SENTENCE, END_SENTENCE, WordCollector, spell
 from lmjax.errors import UserError
 
 pytestmark = pytest.mark.core
@@ -60,3 +60,11 @@ def test_a_store_keeps_sentences_and_the_spelling_of_unknown_words(tmp_path):
         spelled = np.asarray(split.unknown_spelling).reshape(-1, 50)
         found = {bytes((row[1 : list(row).index(260)] - 1).astype(np.uint8)).decode() for row in spelled}
         assert found == {"dog", "cat", "a", "whale"}
+
+
+def test_a_collector_takes_in_the_words_that_it_meets() -> None:
+    collector = WordCollector()
+    assert collector.encode_batch(["a dog", "a 鯨 ."]) == [[3, 4], [3, 5, 6]]
+    words = collector.collected()
+    assert (words.vocab_size, words.decode([3, 4, 5]), words.cls_id, words.sep_id) == (7, "a dog 鯨", 0, 1)
+    np.testing.assert_array_equal(words.spellings[5], spell(["鯨"])[0])

@@ -9,9 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lmjax.interop import load
+from lmjax.models.weights import flatten
+from lmjax.train.checkpoint import find, read_arrays
 from lmjax.verify import fingerprint
 from tests.end_to_end import tiny
 
@@ -67,7 +70,7 @@ def test_killed_and_resumed_is_bitwise_the_same(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["gpt1", "gpt3", "transformer", "elmo", "elmo_stateless", "ernie", "roberta", "finetune"]
+    "name", ["gpt1", "gpt3", "transformer", "elmo", "elmo_stateless", "ernie", "roberta", "finetune", "features"]
 )
 def test_killed_once_in_twelve_steps(name: str, tmp_path: Path) -> None:
     if name == "ernie":
@@ -94,6 +97,19 @@ def test_killed_once_in_twelve_steps(name: str, tmp_path: Path) -> None:
         assert [line["masking_level"] for line in log if line["split"] == "train"] == [0] * 6 + [3] * 6
     if name == "finetune":
         check_predictions(tmp_path, run, log)
+    if name == "features":
+        check_frozen(tmp_path, run)
+
+
+def check_frozen(root: Path, run: Path) -> None:
+    """The backbone is what it was, bit for bit, and has no optimizer state; what stands on it has learned."""
+    before = flatten(load(root / "elmo").params)
+    for path, leaf in flatten(load(run).params).items():
+        np.testing.assert_array_equal(leaf, before[path])
+    arrays = read_arrays(find(run), lambda name: True)
+    assert np.any(arrays["params/mix/weight"] != 0)
+    moments = {name.partition("/mu/")[2].split("/")[0] for name in arrays if "/mu/" in name}
+    assert moments == {"mix", "bilstm_0", "classifier"}
 
 
 def check_predictions(root: Path, run: Path, log: list[dict]) -> None:

@@ -3,8 +3,9 @@
 BERT crosses a stage boundary, goes through a batch ramp and skips data twice; GPT-2 accumulates and draws from a
 mixture. Of twelve steps only: GPT-1, with all of its dropout; GPT-3, with bands, walls, a batch ramp and rates by
 tokens; the Transformer, with packed pairs; ELMo, which accumulates and carries its states, and "elmo_stateless";
-RoBERTa, with rows of whole sentences; ERNIE, through two units of masking, over pairs and conversations; and BERT
-fine-tuned on labelled pairs from a Hugging Face directory, with dropout, accumulation and a longer position table.
+RoBERTa, with rows of whole sentences; ERNIE, through two units of masking, over pairs and conversations; BERT
+fine-tuned on labelled pairs from a Hugging Face directory, with dropout, accumulation and a longer position table; and
+a biLSTM on a frozen ELMo, on the same pairs.
 """
 
 import json
@@ -26,6 +27,7 @@ from lmjax.interop import LanguageModel
 from lmjax.models.bert import BertConfig
 from lmjax.models.elmo import ElmoConfig
 from lmjax.models.ernie import ErnieConfig
+from lmjax.models.features import FeatureConfig
 from lmjax.models.gpt import GptConfig
 from lmjax.models.gpt1 import Gpt1Config
 from lmjax.models.roberta import RobertaConfig
@@ -107,6 +109,16 @@ def finetuning(root: Path) -> FinetuneConfig:
         checkpoint=CheckpointConfig(every=5, keep=2),
         log=LogConfig(every=1, tensorboard=False),
     )
+
+
+def features(root: Path) -> FinetuneConfig:
+    """The same rows, read by what stands on a released ELMo."""
+    cfg = finetuning(root)
+    if not (root / "elmo").exists():
+        model = ElmoConfig(vocab_size=100, hidden_size=16, intermediate_size=32, filters=((1, 4), (2, 8)))
+        LanguageModel(model, (), noisy(model, ()), None).save_hf(root / "elmo")
+    task = replace(cfg.task, features=FeatureConfig("mix", (6,)))
+    return replace(cfg, directory=str(root / "features"), init_from=str(root / "elmo"), task=task)
 
 
 def config(name: str, root: Path) -> RunConfig:
@@ -209,8 +221,9 @@ def config(name: str, root: Path) -> RunConfig:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "finetune":
-        finetune(override(finetuning(Path(sys.argv[2])), sys.argv[3:], "tiny.py"))
+    if sys.argv[1] in ("finetune", "features"):
+        recipe = {"finetune": finetuning, "features": features}[sys.argv[1]](Path(sys.argv[2]))
+        finetune(override(recipe, sys.argv[3:], "tiny.py"))
     else:
         cfg = override(config(sys.argv[1], Path(sys.argv[2])), sys.argv[3:], "tiny.py")
         prepare_data(cfg)

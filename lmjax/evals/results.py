@@ -1,0 +1,224 @@
+"""Measured figures beside the papers': a finished run, study or evaluation compared, and the README's table of them.
+
+`published.json` holds what the papers report, `measured.json` what was recorded here. All figures are in per cent, but
+for perplexities and BLEU.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from etils import epath
+
+from lmjax.config import from_json, to_json
+from lmjax.errors import UserError
+from lmjax.models import MODELS, architecture_of, preset
+from lmjax.models.architecture import ModelConfig, num_params
+from lmjax.tasks import make_task
+from lmjax.tasks.task import SupervisedConfig
+from lmjax.train.environment import environment
+from lmjax.train.files import write_atomically
+from lmjax.train.saved import describe_saved, read_part
+
+PUBLISHED, MEASURED = (Path(__file__).with_name(name) for name in ("published.json", "measured.json"))
+BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
+AS_THEY_ARE = ("perplexity", "bleu", "rouge")  # what is in the name of figures that are no shares
+
+
+@dataclass(frozen=True)
+class Published:
+    """One figure of a paper: of the model `preset` of a family, on a split, as it was put to the task (`setting`:
+    "fine-tuned", "features mix", "zero-shot" ...)."""
+
+    family: str
+    preset: str
+    task: str
+    metric: str
+    split: str
+    setting: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One figure measured here, on held-out rows, once for each seed. `name`: what the model is, in the table; `shape`:
+    width, layers and inner width."""
+
+    name: str
+    family: str
+    shape: tuple[int, ...]
+    parameters: int
+    task: str
+    metric: str
+    setting: str
+    values: tuple[float, ...]
+    hardware: str
+
+
+def published() -> list[Published]:
+    figures = []
+    for group in json.loads(PUBLISHED.read_text()):
+        family, split, setting, source = (group[key] for key in ("family", "split", "setting", "source"))
+        for name, values in group["rows"].items():
+            for column, value in zip(group["columns"], values, strict=True):
+                task, metric = column.split()
+                figures.append(Published(family, name, task, metric, split, setting, value, source))
+    return figures
+
+
+def measure(path: epath.PathLike) -> list[Measured]:
+    """The figures of a finished fine-tuning run, of a study (its combination with the best median), or of the file that
+    `evaluate --out` wrote.
+
+    Raises:
+      UserError: something else, or a run that is not finished.
+    """
+    path = epath.Path(path).expanduser()
+    if path.is_file():
+        return _evaluated(path)
+    study, result = path / "study.json", path / "result.json"
+    if study.is_file():
+        combinations = json.loads(study.read_text())
+        best = max(combinations.values(), key=_median)
+        figures = {name: one["values"] for name, one in best["figures"].items()}
+        runs = [run for run in sorted(path.iterdir()) if (run / "result.json").is_file()]
+    elif result.is_file():
+        figures, runs = {name: [value] for name, value in json.loads(result.read_text())["figures"].items()}, [path]
+    else:
+        raise UserError(f"{path} holds no result.json or study.json; compare takes a finished run, study or evaluation")
+    model, task_cfg = read_part(runs[0], ModelConfig, "model"), read_part(runs[0], SupervisedConfig, "task")
+    task = make_task(task_cfg)
+    assert task.supervised
+    setting = f"features {task_cfg.features.layers}" if task_cfg.features.frozen else "fine-tuned"
+    named, stored = _model(model, task.heads_of(architecture_of(model))), runs[0] / "environment.json"
+    hardware = _hardware(json.loads(stored.read_text()) if stored.is_file() else environment())
+    return [
+        Measured(*named, task.supervised.name, metric, setting, _scaled(metric, values), hardware)
+        for metric, values in figures.items()
+    ]
+
+
+def peers(one: Measured) -> list[Published]:
+    """What papers report of that family on that task by that metric; the same size first."""
+    keys = ("family", "task", "metric", "setting")
+    found = [p for p in published() if all(getattr(p, key) == getattr(one, key) for key in keys)]
+    return sorted(found, key=lambda p: not _same_size(p, one))
+
+
+def comparison(found: Sequence[Measured]) -> str:
+    """A line for each figure, and below it what the papers have."""
+    lines = []
+    for one in found:
+        lines.append(f"{one.task} {one.metric}: {spread(one)}  {one.setting}, {one.name}, {one.hardware}")
+        lines += [
+            f"    {p.value:g}  {p.preset}, {p.split} ({p.source}){'' if _same_size(p, one) else '; another size'}"
+            for p in peers(one)
+        ]
+    if not any(peers(one) for one in found):
+        lines.append("no paper's figure of this family is on record for that")
+    return "\n".join(lines)
+
+
+def record(found: Sequence[Measured], name: str, file: epath.PathLike = MEASURED) -> None:
+    """Puts figures that a paper has too into the table under a model's name, in place of those that stood there."""
+    new = {_key(m): m for m in (dataclasses.replace(one, name=name) for one in found if peers(one))}
+    if not new:
+        raise UserError("nothing to record: no paper's figure of this family is on record for that")
+    kept = {_key(m): m for m in measured(file)} | new
+    write_atomically(file, json.dumps([to_json(kept[key]) for key in sorted(kept)], indent=1) + "\n")
+
+
+def measured(file: epath.PathLike = MEASURED) -> list[Measured]:
+    path = epath.Path(file)
+    return [from_json(Measured, one, str(path)) for one in json.loads(path.read_text())] if path.exists() else []
+
+
+def readme_table(found: Sequence[Measured]) -> str:
+    """Markdown: what was measured, beside the papers' figures."""
+    if not found:
+        return "No run is recorded yet; `python -m lmjax compare RUN --record NAME` adds one."
+    columns = ("model", "task", "measured, held-out", "seeds", "papers", "hardware")
+    lines = [f"| {' | '.join(columns)} |", f"| {' | '.join(['---'] * len(columns))} |"]
+    for one in found:
+        papers = "; ".join(f"{p.value:g} ({p.preset}, {p.split}, {p.source})" for p in peers(one))
+        size = f"{one.name}, {one.parameters / 1e6:.1f}M, {one.setting}"
+        task = f"{one.task}, {one.metric}"
+        lines.append(f"| {size} | {task} | {spread(one)} | {len(one.values)} | {papers} | {one.hardware} |")
+    return "\n".join(lines)
+
+
+def in_readme(page: str, found: Sequence[Measured]) -> str:
+    """The page with the table between its two markers. Raises UserError where it lacks them."""
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise UserError(f"README: the table stands between the lines '{BEGIN}' and '{END}', once each")
+    return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{readme_table(found)}\n\n{END}", page, flags=re.DOTALL)
+
+
+def write_readme(file: epath.PathLike) -> None:
+    """Brings the table of a page up to date."""
+    write_atomically(file, in_readme(epath.Path(file).read_text(), measured()))
+
+
+def spread(one: Measured) -> str:
+    """The mean, with the standard deviation of a sample where there are several seeds."""
+    mean = f"{fmean(one.values):.2f}"
+    return mean if len(one.values) < 2 else f"{mean} ± {stdev(one.values):.2f}"
+
+
+def _evaluated(path: epath.Path) -> list[Measured]:
+    try:
+        data = json.loads(path.read_text())
+        tasks, shots = data["tasks"], data["protocol"]["shots"]
+        hardware, source = _hardware(data["environment"]), data["model"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is not what evaluate --out writes") from None
+    model, _ = describe_saved(source)
+    setting = {0: "zero-shot", 1: "one-shot"}.get(shots, "few-shot")
+    return [
+        Measured(*_model(model, ()), task, metric, setting, _scaled(metric, [value]), hardware)
+        for task, one in tasks.items()
+        for metric, value in one["metrics"].items()
+        if isinstance(value, float)
+    ]
+
+
+def _model(cfg: ModelConfig, heads: tuple[str, ...]) -> tuple[str, str, tuple[int, ...], int]:
+    """name, family, shape and parameters."""
+    architecture = architecture_of(cfg)
+    family = next(name for name, one in MODELS.items() if one is architecture)
+    parameters = num_params(architecture, cfg, heads)
+    return f"{family} of {parameters:,} parameters", family, _shape(cfg), parameters
+
+
+def _shape(cfg: ModelConfig) -> tuple[int, ...]:
+    return cfg.hidden_size, cfg.num_hidden_layers, cfg.intermediate_size
+
+
+def _same_size(paper: Published, one: Measured) -> bool:
+    return _shape(preset(paper.preset)) == one.shape
+
+
+def _median(combination: Mapping[str, Any]) -> float:
+    sign = 1 if combination["larger_is_better"] else -1
+    return sign * combination["figures"][combination["headline"]]["median"]
+
+
+def _scaled(metric: str, values: Sequence[float]) -> tuple[float, ...]:
+    factor = 1.0 if any(name in metric for name in AS_THEY_ARE) else 100.0
+    return tuple(factor * value for value in values)
+
+
+def _hardware(stored: Mapping[str, Any]) -> str:
+    if stored["device"].lower() == "cpu":
+        return f"{stored['threads']} threads of {stored['processor']}"
+    return f"{stored['devices']} x {stored['device']}"
+
+
+def _key(one: Measured) -> tuple[str, ...]:
+    return one.task, one.metric, one.name, one.setting
