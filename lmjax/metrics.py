@@ -1,5 +1,5 @@
 """Metrics of fine-tuning tasks, by scikit-learn and scipy, which are imported where they are used: they cost a second.
-Those of spans are in `lmjax.spans`.
+Those of spans are in `lmjax.tasks.answers`.
 
 Each, but entities' own, takes what is right and what was predicted, [n] each, and gives a number. Correlations with a
 constant are 0.

@@ -29,7 +29,7 @@ from lmjax.data.squad import Question
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
 from lmjax.models.wrapped import Wrapped
-from lmjax.spans import COMPARE, Candidate, best_match, best_threshold, n_best, probabilities
+from lmjax.tasks.answers import COMPARE, Candidate, best_match, best_threshold, n_best, probabilities
 from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task
 from lmjax.types import Batch, Outputs
 

@@ -10,7 +10,7 @@ from etils import epath
 from lmjax.data.huggingface import write_tokenizer
 from lmjax.data.squad import Question, most_context, read_questions, trimmed
 from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer, read_tokenizer
-from lmjax.spans import (
+from lmjax.tasks.answers import (
     COMPARE,
     best_match,
     best_threshold,
@@ -26,7 +26,7 @@ from lmjax.spans import (
 from lmjax.tasks.spans import SpanConfig, answered, encode
 from tests.golden import squad_cases as cases
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 SETTINGS = {name: cases.SETTINGS[name] for name in ("stride", "query_length")}
 
 
