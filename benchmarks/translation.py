@@ -7,6 +7,14 @@
 `epoch` trains configs/tiny/transformer.py for one epoch without dropout, here and by `peers/translation_torch.py`: the
 same first parameters, the same pairs in each batch (there one a row, since transformers packs none), the same rates; it
 prints both losses and times.
+
+Recorded, one core of an AMD EPYC (family 25) that did other work too, jax 0.10.2, torch 2.13, transformers 5.23:
+
+    run               600 of 1200 steps   21 minutes   BLEU 26.29   4,710,400 parameters
+    the tiny config   1000 steps          11 minutes   BLEU 30.2    1,437,696 parameters
+    epoch --steps 20  losses differ by at most 3.8e-6; 0.60 s a step, torch 1.13 s; the whole epoch was not run
+
+BLEU is sacreBLEU's, nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0.
 """
 
 import argparse
