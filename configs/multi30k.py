@@ -5,8 +5,8 @@ Command:   python -m benchmarks.translation run
 Data:      as `configs/tiny/transformer.py`.
 Hardware:  one core of an AMD EPYC (family 25) that did other work too: 21 minutes of training
 Result:    BLEU 26.3 on the test set of 2016, the mean of five checkpoints
-           (nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0); measured at step 600 of a run twice as long, whose
-           rates are the same up to there
+           (nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0); measured at step 600 of a run twice as long,
+           whose rates are the same up to there
 """
 
 from dataclasses import replace
