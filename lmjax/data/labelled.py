@@ -8,7 +8,7 @@ found by name; without one they stand in the record's order.
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -180,9 +180,9 @@ def read_tfds(name: str, data_dir: str) -> Iterator[tuple[str, list[Example]]]:
         yield split, [_from_tfds(row, task, order, f"{task.tfds} {theirs}") for row in rows]
 
 
-def _from_tfds(row: Mapping[str, object], task: LabelledSet, order: Sequence[str], where: str) -> Example:
-    texts = tuple(row[column].decode("utf-8").strip() for column in task.tfds_texts)  # type: ignore[attr-defined]
-    label = float(row["label"])  # type: ignore[arg-type]
+def _from_tfds(row: Mapping[str, Any], task: LabelledSet, order: Sequence[str], where: str) -> Example:
+    texts = tuple(row[column].decode("utf-8").strip() for column in task.tfds_texts)
+    label = float(row["label"])
     if label < 0:  # a test split
         return Example(texts, None)
     return Example(texts, _label(order[int(label)], task, where) if task.labels else label)
@@ -201,7 +201,8 @@ def _rows(file: epath.Path) -> Iterator[tuple[int, list[str]]]:
 def _find(columns: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
     """Where the wanted columns stand, or None unless all are there."""
     found = [next((i for i, c in enumerate(columns) if c in names.split("|")), None) for names in wanted]
-    return None if None in found else found  # type: ignore[return-value]
+    there = [place for place in found if place is not None]
+    return there if len(there) == len(wanted) else None
 
 
 def _label(cell: str, task: LabelledSet, where: str) -> float:

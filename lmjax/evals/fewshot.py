@@ -153,8 +153,8 @@ def _choice(file: str, rule: Rule, **fields: Any) -> Task:
 
 
 def _partial(file: str) -> Task:
-    fields = {"choices": "context_options", "context": "{choice}", "target": " {continuation}"}
-    return Task(kind="choice", files=(f"gpt_eval/{file}.jsonl",), **fields)  # type: ignore[arg-type]
+    files, target = (f"gpt_eval/{file}.jsonl",), " {continuation}"
+    return Task(kind="choice", files=files, choices="context_options", context="{choice}", target=target)
 
 
 def _translate(files: tuple[str, str], demonstrations: tuple[str, ...] = (), tokenize: str = "13a") -> Task:
@@ -165,8 +165,10 @@ def _translate(files: tuple[str, str], demonstrations: tuple[str, ...] = (), tok
 
 
 def _multi30k(source: str, target: str) -> Task:
-    test, train = ([f"multi30k/{split}.{x}.gz" for x in (source, target)] for split in ("test_2016_flickr", "train"))
-    return _translate(tuple(test), tuple(train))  # type: ignore[arg-type]
+    def pair(split: str) -> tuple[str, str]:
+        return f"multi30k/{split}.{source}.gz", f"multi30k/{split}.{target}.gz"
+
+    return _translate(pair("test_2016_flickr"), pair("train"))
 
 
 def _completion(file: str, between: str) -> Task:

@@ -14,15 +14,14 @@ from etils import epath
 
 from lmjax import objectives
 from lmjax.data.choices import Choice, choice_set, read_choices
-from lmjax.data.examples import Encoded, EncodedRows, digest_of
+from lmjax.data.examples import Encoded, digest_of
 from lmjax.data.framing import NEW_TOKENS, TEXT, Frame, frame, next_tokens
-from lmjax.data.masking import MaskingConfig
 from lmjax.data.splits import hold_out
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.metrics import accuracy
 from lmjax.models.wrapped import Wrapped
 from lmjax.tasks.classification import read_texts
-from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task
+from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Batch, Outputs
 
 
@@ -37,7 +36,7 @@ def choice(cfg: ChoiceConfig) -> Task:
     record = choice_set(cfg.data)
     coefficient = cfg.language_model if cfg.frame == "ordered" else 0.0
 
-    def features(rows: int, length: int, masking: MaskingConfig | None) -> Features:
+    def features(rows: int, length: int) -> Features:
         kinds = {"targets": np.int32, "loss_weights": np.float32} if coefficient else {}
         return {
             **{name: jax.ShapeDtypeStruct((rows, record.choices * length), kind) for name, kind in kinds.items()},
@@ -53,15 +52,11 @@ def choice(cfg: ChoiceConfig) -> Task:
         splits = {name: read_choices(file, cfg.data, name != "test") for name, file in files().items()}
         return hold_out(splits, cfg.heldout_share, cfg.limit, cfg.folder)
 
-    return Task(
+    return labelled_task(
         heads=("pooler", "clm") if coefficient else ("pooler",),
         objective=objectives.with_language_model(objectives.class_terms, "cross_entropy", coefficient),
-        instances=EncodedRows,
-        transform=lambda masking, tokenizer: lambda features, keys: features,
         features=features,
-        predictions=lambda length, masking: length if coefficient else 0,
         headline="accuracy",
-        larger_is_better=True,
         supervised=Supervised(
             name=cfg.data,
             fingerprint=lambda: digest_of(files().values()),
@@ -77,6 +72,7 @@ def choice(cfg: ChoiceConfig) -> Task:
             new_tokens=NEW_TOKENS[cfg.frame],
             sequences=record.choices,
         ),
+        language_model=bool(coefficient),
     )
 
 

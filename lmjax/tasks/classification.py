@@ -16,15 +16,14 @@ import numpy as np
 from etils import epath
 
 from lmjax import objectives
-from lmjax.data.examples import Encoded, EncodedRows, digest_of
+from lmjax.data.examples import Encoded, digest_of
 from lmjax.data.framing import NEW_TOKENS, TEXT, Frame, frame, next_tokens
 from lmjax.data.labelled import KINDS, Example, LabelledSet, labelled_set, read_file, read_tfds
-from lmjax.data.masking import MaskingConfig
 from lmjax.data.splits import hold_out
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.metrics import METRICS
 from lmjax.models.wrapped import Wrapped
-from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task
+from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Array, Batch, Outputs
 
 
@@ -47,7 +46,7 @@ def classification(cfg: ClassificationConfig) -> Task:
     orders = 2 if ordered and record.symmetric else 1
     coefficient = cfg.language_model if ordered else 0.0
 
-    def features(rows: int, length: int, masking: MaskingConfig | None) -> Features:
+    def features(rows: int, length: int) -> Features:
         text = (rows, orders, length) if orders > 1 else (rows, length)
         kinds = {"targets": np.int32, "loss_weights": np.float32} if coefficient else {}
         return {
@@ -60,15 +59,11 @@ def classification(cfg: ClassificationConfig) -> Task:
     name, terms = "cross_entropy", objectives.class_terms
     if number:
         name, terms = "squared_error", objectives.regression_terms
-    return Task(
+    return labelled_task(
         heads=("pooler", "clm") if coefficient else ("pooler",),
         objective=objectives.with_language_model(terms, name, coefficient),
-        instances=EncodedRows,
-        transform=lambda masking, tokenizer: lambda features, keys: features,
         features=features,
-        predictions=lambda length, masking: length if coefficient else 0,
         headline=record.metrics[0],
-        larger_is_better=True,
         supervised=Supervised(
             name=cfg.data,
             fingerprint=lambda: "" if cfg.source == "tfds" else digest_of(_files(cfg).values()),
@@ -84,6 +79,7 @@ def classification(cfg: ClassificationConfig) -> Task:
             new_tokens=NEW_TOKENS[cfg.frame],
             sequences=orders,
         ),
+        language_model=bool(coefficient),
     )
 
 

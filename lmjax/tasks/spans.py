@@ -20,17 +20,16 @@ from etils import epath
 
 from lmjax import objectives
 from lmjax.data import squad
-from lmjax.data.examples import Encoded, EncodedRows, digest_of
+from lmjax.data.examples import Encoded, digest_of
 from lmjax.data.framing import TEXT, frame
 from lmjax.data.huggingface import separator_is_doubled
-from lmjax.data.masking import MaskingConfig
 from lmjax.data.splits import hold_out
 from lmjax.data.squad import Question
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
 from lmjax.models.wrapped import Wrapped
 from lmjax.tasks.answers import COMPARE, Candidate, best_match, best_threshold, n_best, probabilities
-from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task
+from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Batch, Outputs
 
 
@@ -55,7 +54,7 @@ def spans(cfg: SpanConfig) -> Task:
     if min(cfg.stride, cfg.query_length, cfg.n_best, cfg.answer_length) < 1:
         raise UserError("task: stride, query_length, n_best and answer_length must be at least 1")
 
-    def features(rows: int, length: int, masking: MaskingConfig | None) -> Features:
+    def features(rows: int, length: int) -> Features:
         return {
             **{name: jax.ShapeDtypeStruct((rows, length), np.int32) for name in TEXT},
             **{name: jax.ShapeDtypeStruct((rows,), np.int32) for name in ("starts", "ends")},
@@ -65,15 +64,10 @@ def spans(cfg: SpanConfig) -> Task:
     def files() -> dict[str, epath.Path]:
         return cfg.files(record.files, ("json",))
 
-    return Task(
-        heads=(),
+    return labelled_task(
         objective=objectives.Objective(objectives.span_terms, {"cross_entropy": 1.0}, ("loss_weights",)),
-        instances=EncodedRows,
-        transform=lambda masking, tokenizer: lambda features, keys: features,
         features=features,
-        predictions=lambda length, masking: 0,
         headline="f1",
-        larger_is_better=True,
         supervised=Supervised(
             name=cfg.data,
             fingerprint=lambda: digest_of(files().values()),

@@ -15,16 +15,15 @@ import numpy as np
 from etils import epath
 
 from lmjax import objectives
-from lmjax.data.examples import Encoded, EncodedRows, digest_of
+from lmjax.data.examples import Encoded, digest_of
 from lmjax.data.framing import TEXT, frame
-from lmjax.data.masking import MaskingConfig
 from lmjax.data.splits import hold_out
 from lmjax.data.tagged import Sentence, TaggedSet, read_sentences, tagged_set
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
 from lmjax.metrics import entity_scores
 from lmjax.models.wrapped import Wrapped
-from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task
+from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Batch, Outputs
 
 Context = Literal["sentence", "document"]
@@ -42,7 +41,7 @@ def tagging(cfg: TaggingConfig) -> Task:
     if cfg.frame == "ordered":
         raise UserError(f"{cfg.data}: a causal model knows no word's right side; this task takes an encoder")
 
-    def features(rows: int, length: int, masking: MaskingConfig | None) -> Features:
+    def features(rows: int, length: int) -> Features:
         kinds = {**dict.fromkeys((*TEXT, "labels"), np.int32), "loss_weights": np.float32}
         return {name: jax.ShapeDtypeStruct((rows, length), kind) for name, kind in kinds.items()}
 
@@ -61,15 +60,10 @@ def tagging(cfg: TaggingConfig) -> Task:
         return {**encoded, "train": replace(encoded["train"], notes=[])}  # nobody asks for its words
 
     terms = partial(objectives.class_terms, weights="loss_weights")
-    return Task(
-        heads=(),
+    return labelled_task(
         objective=objectives.Objective(terms, {"cross_entropy": 1.0}, ("loss_weights",)),
-        instances=EncodedRows,
-        transform=lambda masking, tokenizer: lambda features, keys: features,
         features=features,
-        predictions=lambda length, masking: 0,
         headline="f1",
-        larger_is_better=True,
         supervised=Supervised(
             name=cfg.data,
             fingerprint=lambda: digest_of(files().values()),

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from lmjax.data.examples import Encoded
+from lmjax.data.examples import Encoded, EncodedRows
 from lmjax.data.framing import Frame
 from lmjax.data.instances import InstanceConfig
 from lmjax.data.masking import MaskingConfig
@@ -127,6 +127,33 @@ class Task:
     def heads_of(self, architecture: Architecture) -> tuple[str, ...]:
         """The heads of the backbone."""
         return tuple(head for head in self.heads if self.supervised is None or head in architecture.heads)
+
+
+def labelled_task(
+    supervised: Supervised,
+    objective: Objective,
+    features: Callable[[int, int], Features],
+    headline: str,
+    heads: tuple[str, ...] = (),
+    language_model: bool = False,
+) -> Task:
+    """A task on labelled examples: its rows lie encoded, and of its headline more is better.
+
+    Args:
+      features: (rows, length) -> the batch, without its values.
+      language_model: whether every position reaches the output layer besides.
+    """
+    return Task(
+        heads=heads,
+        objective=objective,
+        instances=EncodedRows,
+        transform=lambda masking, tokenizer: lambda features, keys: features,
+        features=lambda rows, length, masking: features(rows, length),
+        predictions=lambda length, masking: length if language_model else 0,
+        headline=headline,
+        larger_is_better=True,
+        supervised=supervised,
+    )
 
 
 def adapted(task: Task, cfg: SupervisedConfig) -> Task:
