@@ -5,7 +5,7 @@ gathered from the stores -> the task's transform (masking), in one tf.data graph
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,10 +74,10 @@ def heldout_batches(
     rows: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
-    """The table's rows in order (or `rows` of them, evenly spaced), always with the same masks. Features [b, ...]: this
-    process's share of `batch_size`; beyond the last row `example_weights` and every other `*_weights` feature are 0.
-    Contiguous rows come as in training, whole batches of them."""
+) -> Iterable[dict[str, np.ndarray]]:
+    """The table's rows in order (or `rows` of them, evenly spaced), with the same masks each time that it is gone
+    through. Features [b, ...]: this process's share of `batch_size`; beyond the last row `example_weights` and every
+    other `*_weights` feature are 0. Contiguous rows come as in training, whole batches of them."""
     tf = tensorflow()
     total = int(table.pass_ends[0])
     count = min(rows or total, total)
@@ -90,8 +90,7 @@ def heldout_batches(
             raise UserError(f"the held-out side has {total} rows, fewer than one batch of {batch_size}")
         chosen, count = number % batch_size * stretch + number // batch_size, total
     finish = _features((table,), transform, seed)
-    data = tf.data.Dataset.from_tensor_slices((chosen, number < count))
-    yield from _run(data.map(lambda row, real: finish(row, tf.zeros_like(row), real), tf.data.AUTOTUNE))
+    return _Batches((chosen, number < count), lambda row, real: finish(row, tf.zeros_like(row), real))
 
 
 def batch_digest(features: Mapping[str, np.ndarray]) -> str:
@@ -178,7 +177,6 @@ def in_order(tables: Sequence[Table], batch_size: int) -> Callable[[Any], tuple[
 def _stage(
     stream: Stream, stage: Stage, schedule: Schedule, steps: range, rows: np.ndarray, seed: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    tf = tensorflow()
     if (total := sum(int(table.pass_ends[-1]) for table in stream.tables)) < stage.batch_size:
         raise UserError(
             f"the data has {total} rows of length {stage.length}, fewer than one batch of {stage.batch_size}"
@@ -188,8 +186,8 @@ def _stage(
         where = in_order(stream.tables, stage.batch_size)
     finish = _features(stream.tables, stream.transform, seed)
     span = slice(steps.start, steps.stop)
-    data = tf.data.Dataset.from_tensor_slices((schedule.start(span), schedule.rows(span)))
-    return _run(data.map(lambda start, real: finish(*where(start + rows), rows < real), tf.data.AUTOTUNE))
+    slices = schedule.start(span), schedule.rows(span)
+    return iter(_Batches(slices, lambda start, real: finish(*where(start + rows), rows < real)))
 
 
 def _features(tables: Sequence[Table], transform: Transform, seed: int) -> Callable[[Any, Any, Any], dict[str, Any]]:
@@ -229,11 +227,20 @@ def _only_real(weights: Any, real: Any) -> Any:
     return tf.where(tf.reshape(real, [-1] + [1] * (weights.shape.rank - 1)), weights, tf.zeros_like(weights))
 
 
-def _run(data: Any) -> Iterator[dict[str, np.ndarray]]:
-    tf = tensorflow()
-    options = tf.data.Options()
-    options.deterministic = True
-    return data.with_options(options).prefetch(AHEAD).as_numpy_iterator()
+class _Batches:
+    """`features` of each of the slices, in their order; the graph is traced once, however often it is gone through."""
+
+    def __init__(self, slices: tuple[np.ndarray, ...], features: Callable[..., dict[str, Any]]):
+        tf = tensorflow()
+        options = tf.data.Options()
+        options.deterministic = True
+        # Plain TensorFlow calls throughout: there is nothing for AutoGraph to convert, and to find that out is slow.
+        features = tf.autograph.experimental.do_not_convert(features)
+        data = tf.data.Dataset.from_tensor_slices(slices).map(features, tf.data.AUTOTUNE)
+        self._data = data.with_options(options).prefetch(AHEAD)
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return self._data.as_numpy_iterator()
 
 
 def _share(rows: int, processes: int) -> int:

@@ -4,9 +4,10 @@ Everything that can be wrong with a config is found here, by abstract evaluation
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -97,10 +98,11 @@ def assemble(cfg: "RunConfig") -> Program:
     by_rows = jax.tree.map(lambda _: batch_sharding(mesh, False)(np.zeros(1)), jax.eval_shape(carry))
     abstract = jax.eval_shape(init)
     placed = _place(abstract, with_new_layers(architecture, cfg.model, heads, abstract.params), mesh)
+    where = jax.tree.map(lambda leaf: leaf.sharding, placed)
+    train_step = jax.jit(train_step, donate_argnums=0, out_shardings=(where, None))
     with jax.set_mesh(mesh):
         for index in range(len(cfg.stages)):
-            jax.eval_shape(train_step, placed, _abstract_batch(task, cfg, index))
-    where = jax.tree.map(lambda leaf: leaf.sharding, placed)
+            train_step.eval_shape(placed, _abstract_batch(task, cfg, index, mesh))  # the first step finds this trace
 
     def flops(index: int) -> float:
         stage = cfg.stages[index]
@@ -115,7 +117,7 @@ def assemble(cfg: "RunConfig") -> Program:
         mesh=mesh,
         init_state=lambda: warm_started(jax.jit(init, out_shardings=where)(), cfg.init_from, cfg.model),
         abstract_state=placed,
-        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(where, None)),
+        train_step=train_step,
         eval_step=jax.jit(eval_step),
         predict_step=jax.jit(make_predict_step(apply, task)),
         heldout_carry=jax.jit(carry, out_shardings=by_rows),
@@ -157,14 +159,13 @@ def _place(state: TrainState, rules: Rules, mesh: Mesh) -> TrainState:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, where)
 
 
-def _abstract_batch(task: Task, cfg: "RunConfig", index: int) -> dict[str, jax.ShapeDtypeStruct]:
-    stage = cfg.stages[index]
+def _abstract_batch(task: Task, cfg: "RunConfig", index: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    stage, place = cfg.stages[index], batch_sharding(mesh)
     features = task.features(stage.micro_batch, stage.length, stage.masking)
     cut = {k: jax.ShapeDtypeStruct((stage.micro_batches, *v.shape), v.dtype) for k, v in features.items()}
-    return cut | {
-        "micro_batches": jax.ShapeDtypeStruct((), np.int32),
-        "tokens_seen": jax.ShapeDtypeStruct((), np.float32),
-    }
+    counts = {"micro_batches": np.int32, "tokens_seen": np.float32}
+    whole = cut | {k: jax.ShapeDtypeStruct((), dtype) for k, dtype in counts.items()}
+    return {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place(v)) for k, v in whole.items()}
 
 
 @dataclass(frozen=True)
@@ -225,11 +226,15 @@ def open_data(cfg: "RunConfig", program: Program) -> Data:
     last = cfg.stages[-1]
     heldout_tables, _ = tables(len(cfg.stages) - 1, "heldout")
 
-    def heldout(process: int, processes: int, split: str = "heldout") -> Iterator[dict[str, np.ndarray]]:
+    @cache
+    def sources(process: int, processes: int, split: str) -> list[Iterable[dict[str, np.ndarray]]]:
         shown = [table_of(examples[split], last.length, tokenizer)] if task.supervised else heldout_tables
         rows, transform = math.ceil(cfg.evaluation.rows / len(shown)) or None, task.transform(last.masking, tokenizer)
-        for table in shown:
-            yield from heldout_batches(table, transform, last.micro_batch, cfg.seed, rows, process, processes)
+        read = partial(heldout_batches, transform=transform, batch_size=last.micro_batch, seed=cfg.seed, rows=rows)
+        return [read(table, process_index=process, process_count=processes) for table in shown]
+
+    def heldout(process: int, processes: int, split: str = "heldout") -> Iterator[dict[str, np.ndarray]]:
+        return chain.from_iterable(sources(process, processes, split))
 
     def token_counts() -> np.ndarray:
         predicted = [task.instances(last.length).predicted(s.split("train")) for s in stores]

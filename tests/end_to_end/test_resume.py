@@ -1,12 +1,13 @@
 """A run that is killed again and again ends in the same bits, and in the same log, as one that nobody touched."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +18,39 @@ from lmjax.models.weights import flatten
 from lmjax.train.checkpoint import find, read_arrays
 from lmjax.verify import fingerprint
 from tests.end_to_end import tiny
+from tests.models.tiny import QUICKLY
 
-SCRIPT = Path(tiny.__file__)
 KILLS = 10
+# Processes that are forked from one that has imported everything: a start costs a second instead of seven.
+PROCESSES = multiprocessing.get_context("forkserver")
 
 
-def start(name: str, root: Path, run: Path) -> subprocess.Popen[bytes]:
-    # One device: each start costs seconds, and the count of devices is not what is tested here.
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(SCRIPT.parents[2])}
-    command = [sys.executable, str(SCRIPT), name, str(root), "--directory", str(run)]
-    with (root / "stderr").open("ab") as stderr:
-        return subprocess.Popen(command, env=environment, stderr=stderr)
+@pytest.fixture(scope="module", autouse=True)
+def server() -> None:
+    PROCESSES.set_forkserver_preload(["tests.end_to_end.tiny", "tensorflow"])
+    with pytest.MonkeyPatch.context() as environment:
+        # One device: their count is not what is tested here.
+        environment.setenv("XLA_FLAGS", " ".join(f"--{k}={str(v).lower()}" for k, v in QUICKLY.items()))
+        environment.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        forkserver.ensure_running()
+
+
+def run(name: str, root: Path, directory: Path) -> None:
+    """In a process of its own, whose stderr is kept."""
+    os.dup2(os.open(root / "stderr", os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
+    tiny.run(name, root, "--directory", str(directory))
+
+
+def start(name: str, root: Path, directory: Path) -> BaseProcess:
+    process = PROCESSES.Process(target=run, args=(name, root, directory))
+    process.start()
+    return process
 
 
 def finish(name: str, root: Path, run: Path) -> None:
-    assert start(name, root, run).wait() == 0, (root / "stderr").read_text()
+    process = start(name, root, run)
+    process.join()
+    assert process.exitcode == 0, (root / "stderr").read_text()
 
 
 def last_logged(run: Path) -> int:
@@ -57,11 +76,11 @@ def test_killed_and_resumed_is_bitwise_the_same(name: str, tmp_path: Path) -> No
     rng, run = random.Random(seed), tmp_path / "killed"
     for target in sorted(rng.randrange(60) for _ in range(KILLS)):
         process = start(name, tmp_path, run)
-        while process.poll() is None and last_logged(run) < target:
+        while process.is_alive() and last_logged(run) < target:
             time.sleep(0.001)
         time.sleep(rng.random() * 0.2)  # in a step, between two, in a save
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     finish(name, tmp_path, run)
 
     assert fingerprint(run) == fingerprint(tmp_path / "untouched"), f"kill moments drawn from seed {seed}"
@@ -79,10 +98,11 @@ def test_killed_once_in_twelve_steps(name: str, tmp_path: Path) -> None:
     finish(name, tmp_path, tmp_path / "untouched")
     run = tmp_path / "killed"
     process = start(name, tmp_path, run)
-    while process.poll() is None and not (run / "checkpoints" / "5").exists():
+    while process.is_alive() and not (run / "checkpoints" / "5").exists():
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     finish(name, tmp_path, run)
     said = (tmp_path / "stderr").read_text()
     assert "resumes at step 5 of 12" in said or "resumes at step 10 of 12" in said  # and not from the beginning

@@ -1,4 +1,4 @@
-"""Runs small enough to be killed and started again: `tiny.py NAME DIRECTORY [--field value ...]`.
+"""Runs small enough to be killed and started again.
 
 BERT crosses a stage boundary, goes through a batch ramp and skips data twice; GPT-2 accumulates and draws from a
 mixture. Of twelve steps only: GPT-1, with all of its dropout; GPT-3, with bands, walls, a batch ramp and rates by
@@ -9,7 +9,6 @@ a biLSTM on a frozen ELMo, on the same pairs.
 """
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,11 +219,12 @@ def config(name: str, root: Path) -> RunConfig:
     )
 
 
-if __name__ == "__main__":
-    if sys.argv[1] in ("finetune", "features"):
-        recipe = {"finetune": finetuning, "features": features}[sys.argv[1]](Path(sys.argv[2]))
-        finetune(override(recipe, sys.argv[3:], "tiny.py"))
+def run(name: str, root: Path, *overrides: str) -> None:
+    """What the command does for the recipe `name`."""
+    if name in ("finetune", "features"):
+        recipe = {"finetune": finetuning, "features": features}[name](root)
+        finetune(override(recipe, overrides, "tiny.py"))
     else:
-        cfg = override(config(sys.argv[1], Path(sys.argv[2])), sys.argv[3:], "tiny.py")
+        cfg = override(config(name, root), overrides, "tiny.py")
         prepare_data(cfg)
         train(cfg)
