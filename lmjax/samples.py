@@ -22,15 +22,17 @@ NEW = 32  # tokens of a continuation
 
 def write_samples(cfg: "RunConfig") -> list[dict[str, Any]]:
     """Writes RUN/samples.json, `[{"title", "rows"}]`, each row a list of cells, and returns it."""
-    lm = load(cfg.directory)
-    store = Store.open(cfg.data[0].data.store)
-    if lm.translates:
-        found = [translations(lm, store)]
-    else:
-        show = guesses_of_both_directions if lm.reads_words else continuations if lm.causal else filled_masks
-        found = [show(lm, heldout_sentences(store, COUNT))]
+    found = [samples(load(cfg.directory), Store.open(cfg.data[0].data.store))]
     write_atomically(epath.Path(cfg.directory) / "samples.json", json.dumps(found, indent=1))
     return found
+
+
+def samples(lm: LanguageModel, store: Store) -> dict[str, Any]:
+    """What the model says of held-out text, in the way of its family: {"title", "rows"}."""
+    if lm.translates:
+        return translations(lm, store)
+    show = guesses_of_both_directions if lm.reads_words else continuations if lm.causal else filled_masks
+    return show(lm, heldout_sentences(store, COUNT))
 
 
 def heldout_sentences(store: Store, count: int) -> list[list[int]]:
