@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import QUICKLY
 from tests.end_to_end import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     quiet = {k: v for k, v in os.environ.items() if not k.startswith(("TF_", "XLA_", "JAX_NUMPY", "GLOG"))}
     return subprocess.run(
         [sys.executable, str(ROOT / "run_pretrain.py"), str(root / "config.py"), *arguments],
-        env=quiet | {"PYTHONPATH": str(ROOT)},
+        env=quiet | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICKLY},
         capture_output=True,
         text=True,
     )

@@ -15,9 +15,9 @@ from lmjax.config import from_stored
 from lmjax.run import RunConfig
 from lmjax.train.checkpoint import read_config
 from lmjax.verify import fingerprint
+from tests.conftest import QUICKLY
 from tests.end_to_end import tiny
 from tests.end_to_end.test_resume import log_without_times
-from tests.models.tiny import QUICKLY
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 120  # seconds that a run may take
@@ -52,8 +52,7 @@ def start(root: Path, run: Path, processes: int) -> list[subprocess.Popen[bytes]
         address = f"127.0.0.1:{free.getsockname()[1]}"
     (root / "config.py").write_text(CONFIG.format(root=root))
     command = [sys.executable, str(ROOT / "run_pretrain.py"), str(root / "config.py"), "--directory", str(run)]
-    flags = f"--xla_force_host_platform_device_count={2 // processes} "
-    flags += " ".join(f"--{name}={str(value).lower()}" for name, value in QUICKLY.items())
+    flags = f"{QUICKLY} --xla_force_host_platform_device_count={2 // processes}"
     started = []
     for index in range(processes):
         cluster = {

@@ -17,8 +17,8 @@ from lmjax.interop import load
 from lmjax.models.weights import flatten
 from lmjax.train.checkpoint import find, read_arrays
 from lmjax.verify import fingerprint
+from tests.conftest import QUICKLY
 from tests.end_to_end import tiny
-from tests.models.tiny import QUICKLY
 
 KILLS = 10
 # Processes that are forked from one that has imported everything: a start costs a second instead of seven.
@@ -30,7 +30,7 @@ def server() -> None:
     PROCESSES.set_forkserver_preload(["tests.end_to_end.tiny", "tensorflow"])
     with pytest.MonkeyPatch.context() as environment:
         # One device: their count is not what is tested here.
-        environment.setenv("XLA_FLAGS", " ".join(f"--{k}={str(v).lower()}" for k, v in QUICKLY.items()))
+        environment.setenv("XLA_FLAGS", QUICKLY)
         environment.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         forkserver.ensure_running()
 
