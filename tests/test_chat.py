@@ -12,22 +12,7 @@ from lmjax.errors import UserError
 from lmjax.generate import Sampling, generate, stream
 from lmjax.interop import load
 from lmjax.train.saved import Saved, read_saved
-from tests.models.tiny import noisy, tiny
 from tests.tiny_runs import tiny_tokenizer, write_run
-
-CFG = tiny("gpt2", max_position_embeddings=64)
-PARAMS = noisy(CFG, ("clm",))
-SAMPLING = Sampling(12, temperature=0.9)
-
-
-def test_streaming_gives_what_generate_gives():
-    for prompt, seed in (([5, 7, 11, 2], 0), ([3] * 20, 1)):
-        (wanted,) = generate(CFG, PARAMS, [prompt], SAMPLING, seed=seed)
-        assert list(stream(CFG, PARAMS, prompt, SAMPLING, seed=seed)) == wanted
-        (cut,) = generate(CFG, PARAMS, [prompt], SAMPLING, eos_id=wanted[5], seed=seed)
-        assert list(stream(CFG, PARAMS, prompt, SAMPLING, eos_id=wanted[5], seed=seed)) == cut
-    with pytest.raises(UserError, match="a prompt of 60 tokens and 12 new ones exceed"):
-        next(stream(CFG, PARAMS, [3] * 60, SAMPLING))
 
 
 @pytest.mark.parametrize("kind", ["byte_bpe", "sentencepiece"])
@@ -83,6 +68,17 @@ def talk(model, monkeypatch, capsys):
         return capsys.readouterr()
 
     return run
+
+
+def test_streaming_gives_what_generate_gives(model):
+    lm, sampling = load(model), Sampling(8)
+    for prompt, seed in (([5, 7, 11, 2], 0), ([3] * 20, 1)):
+        (wanted,) = generate(lm.config, lm.params, [prompt], sampling, seed=seed)
+        assert list(stream(lm.config, lm.params, prompt, sampling, seed=seed)) == wanted
+        cut = wanted[: wanted.index(wanted[5])]
+        assert list(stream(lm.config, lm.params, prompt, sampling, eos_id=wanted[5], seed=seed)) == cut
+    with pytest.raises(UserError, match="a prompt of 125 tokens and 8 new ones exceed"):
+        next(stream(lm.config, lm.params, [3] * 125, sampling))
 
 
 def expected(lm, *turns, seed=0):

@@ -47,7 +47,7 @@ def test_a_run_shows_five_held_out_sentences(name: str, tmp_path: Path) -> None:
 def test_a_tuned_run_shows_held_out_questions(tmp_path: Path) -> None:
     """What its best state says to them, with the template that it was tuned in, which its directory holds."""
     tiny.write_text(tmp_path)
-    cfg = replace(tiny.sft(tmp_path), epochs=0.25)
+    cfg = replace(tiny.sft(tmp_path), epochs=0.25, micro_batches=1)
     figures = finetune(cfg)
     assert figures["response_perplexity"] == pytest.approx(np.exp(figures["response_loss"]))
     (sample,) = json.loads((Path(cfg.directory) / "samples.json").read_text())

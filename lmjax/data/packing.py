@@ -142,8 +142,8 @@ def pack_responses(encoded: Sequence[tuple[np.ndarray, np.ndarray]], length: int
         count = f"none of {len(encoded)} conversations"
         raise UserError(f"{count} has an answer that begins within a row of length {length}; raise it")
     order = np.random.default_rng(0).permutation(len(kept))
-    sizes = np.array([len(kept[i][1]) - 1 for i in order])
-    grid = first_fit(sizes[:, None], length)
+    sizes = [len(kept[i][1]) - 1 for i in order]
+    grid = first_fit(np.array(sizes)[:, None], length)
     names = ("tokens", "targets", "segment_ids", "positions", "loss_weights")
     rows = {name: np.zeros((len(grid), length), np.int32) for name in names}
     for row, numbers in enumerate(grid):
