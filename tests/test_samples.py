@@ -1,12 +1,18 @@
 """Samples of a model with random parameters: they are the store's own held-out sentences, and what the model says."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lmjax.data.chat_template import TEMPLATES, Turn
+from lmjax.data.examples import open_examples
 from lmjax.data.store import Store
-from lmjax.interop import LanguageModel
+from lmjax.finetuning import finetune, resolve
+from lmjax.generate import Sampling
+from lmjax.interop import LanguageModel, load
 from lmjax.models import architecture_of
 from lmjax.run import prepare_data
 from lmjax.samples import heldout_sentences, samples
@@ -34,6 +40,24 @@ def test_a_model_shows_five_held_out_sentences(name: str, tmp_path: Path) -> Non
         sources = [{lm.tokenizer.decode(ids).strip() for ids in pairs(store, side)} for side in ("heldout", "train")]
         assert shown <= sources[0]
         assert not shown & sources[1]
+
+
+def test_a_tuned_run_shows_held_out_questions(tmp_path: Path) -> None:
+    """What its best state says to them, with the template that it was tuned in, which its directory holds."""
+    tiny.write_text(tmp_path)
+    cfg = replace(tiny.sft(tmp_path), epochs=0.25, micro_batches=1)
+    figures = finetune(cfg)
+    assert figures["response_perplexity"] == pytest.approx(np.exp(figures["response_loss"]))
+    (sample,) = json.loads((Path(cfg.directory) / "samples.json").read_text())
+    assert sample["title"] in (Path(cfg.directory) / "report.html").read_text().replace("&#x27;", "'")
+    lm = load(Path(cfg.directory) / "best")
+    assert lm.chat_template == TEMPLATES["plain"]
+    notes = open_examples(Store.open(resolve(cfg).data[0].data.store))["heldout"].notes
+    shown = [[Turn(*turn) for turn in turns] for turns in notes if turns[-1][1] in [row[2] for row in sample["rows"]]]
+    assert 1 < len(shown) == len(sample["rows"]) <= 5
+    assert [row[0] for row in sample["rows"]] == [turns[-2].text for turns in shown]
+    answers = lm.answer([turns[:-1] for turns in shown], Sampling(lm.longest // 4, temperature=0.7))
+    assert [row[1] for row in sample["rows"]] == answers
 
 
 def pairs(store: Store, side: str) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from lmjax.data.chat_template import ChatTemplate
 from lmjax.data.examples import Encoded, EncodedRows
 from lmjax.data.framing import Frame
 from lmjax.data.instances import InstanceConfig
@@ -81,6 +82,7 @@ class Supervised:
       files: (the split's name, split, predictions) -> {name: text} of prediction files in the official format.
       new_tokens: rows of the word table behind the tokenizer's.
       sequences: how many sequences of the row length a row holds.
+      chat_template: what turns conversations into text, of a task that teaches a model to answer.
       features: see `SupervisedConfig`.
     """
 
@@ -94,6 +96,7 @@ class Supervised:
     files: Callable[[str, Encoded, Predictions], Mapping[str, str]]
     new_tokens: int = 0
     sequences: int = 1
+    chat_template: ChatTemplate | None = None
     features: FeatureConfig = FeatureConfig()
 
 

@@ -89,7 +89,7 @@ def test_killed_and_resumed_is_bitwise_the_same(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["gpt1", "gpt3", "transformer", "elmo", "elmo_stateless", "ernie", "roberta", "finetune", "features"]
+    "name", ["gpt1", "gpt3", "transformer", "elmo", "elmo_stateless", "ernie", "roberta", "finetune", "features", "sft"]
 )
 def test_killed_once_in_twelve_steps(name: str, tmp_path: Path) -> None:
     if name == "ernie":
