@@ -48,10 +48,11 @@ def generate(
     *,
     eos_id: int | None = None,
     seed: int = 0,
+    first_row: int = 0,
 ) -> list[list[int]]:
     """Continues token sequences; each ends before `eos_id`, or after `max_new_tokens`.
 
-    A row's randomness depends on the seed and the row's number, never on its neighbours.
+    A row's randomness depends on the seed and the row's number, counted from `first_row`, never on its neighbours.
 
     Raises:
       UserError: a model that is not causal, an empty prompt, or one too long for the position table.
@@ -69,7 +70,8 @@ def generate(
     tokens_BP = np.array([[0] * (width - len(p)) + list(p) for p in prompts], np.int32)
     segment_ids_BP = (np.arange(width)[None] >= width - lengths[:, None]).astype(np.int32)
     end = jnp.int32(-1 if eos_id is None else eos_id)
-    new_BN = _generate(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed))
+    numbers_B = first_row + np.arange(len(prompts), dtype=np.int32)
+    new_BN = _generate(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed), numbers_B)
     return [row[: row.index(eos_id)] if eos_id in row else row for row in np.asarray(new_BN).tolist()]
 
 
@@ -107,12 +109,13 @@ def _generate(
     tokens_BP: Array,
     segment_ids_BP: Array,
     key: Array,
+    numbers_B: Array,
 ) -> Array:
     """The new tokens, int32 [B, N], with `eos_id` from a row's end on."""
     model = architecture_of(cfg).build(cfg, ("clm",))
     batch, width = tokens_BP.shape
     N = sampling.max_new_tokens
-    row_keys_B = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
+    row_keys_B = jax.vmap(partial(jax.random.fold_in, key))(numbers_B)
 
     def forward(tokens: Array, segment_ids: Array, positions: Array, cache: Any) -> tuple[Array, Any]:
         features = {"tokens": tokens, "segment_ids": segment_ids, "positions": positions, "cache": cache}
