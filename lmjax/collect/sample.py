@@ -20,7 +20,7 @@ Prompt = tuple[str, tuple[Turn, ...]]  # where it stands, and what was said
 def sample_to(
     lm: LanguageModel, prompts: str, answers: int, sampling: Sampling, out: str, seed: int = 0, batch_size: int = 32
 ) -> str:
-    """Writes `out`, a ranking with ranks null for each prompt of the file `prompts`, all or nothing; says what was done.
+    """Writes `out`, a ranking with ranks null for each prompt of the file `prompts`, all or nothing; says what it did.
 
     Raises:
       UserError: `out` is there already; fewer than two answers; a model without a chat template; a prompt too long.
@@ -51,22 +51,24 @@ def sample(
     if template is None:
         raise UserError("this model has no chat template to write prompts in; sample from a tuned one")
     if answers < 2 or batch_size < 1:
-        raise UserError(f"--n {answers}, --batch-size {batch_size}: at least two answers make a choice, in batches of 1")
+        raise UserError(
+            f"--n {answers}, --batch-size {batch_size}: at least two answers make a choice, in batches of 1"
+        )
     if not prompts:
         raise UserError("there is no prompt")
     ids = [prompt_tokens(template, tokenizer, turns).tolist() for _, turns in prompts]
     for (where, _), prompt in zip(prompts, ids, strict=True):
         if len(prompt) + sampling.max_new_tokens > lm.longest:
             needed = f"a prompt of {len(prompt)} tokens and {sampling.max_new_tokens} new ones"
-            raise UserError(f"{where}: {needed} exceed the model's {lm.longest} positions; lower --max-new-tokens or cut it")
+            raise UserError(
+                f"{where}: {needed} exceed the model's {lm.longest} positions; lower --max-new-tokens or cut it"
+            )
     rows = [prompt for prompt in ids for _ in range(answers)]
     new: list[list[int]] = []
     for first in tqdm(range(0, len(rows), batch_size), "answers", unit=" batch", disable=None, delay=1):
         batch = rows[first : first + batch_size]
         batch += batch[-1:] * (batch_size - len(batch))  # a program serves one number of rows
-        found = generate(
-            lm.config, lm.params, batch, sampling, eos_id=tokenizer.eos_id, seed=seed, first_row=first
-        )
+        found = generate(lm.config, lm.params, batch, sampling, eos_id=tokenizer.eos_id, seed=seed, first_row=first)
         new += found[: len(rows) - first]
     for number, (_, turns) in enumerate(prompts):
         own = new[number * answers : (number + 1) * answers]

@@ -1,9 +1,9 @@
 """Rankings: a conversation that waits for an answer, several answers to it, and which of them people preferred.
 
 Forms, by name:
-  hh_rlhf: "chosen" and "rejected", whole dialogues of "\\n\\nHuman: " and "\\n\\nAssistant: " (Bai et al. 2022); the last
-    answers are compared;
-  pairs: "chosen" and "rejected" answers, behind "conversations" (LLaMA-Factory) or a "prompt" (TRL); JSON or JSON lines;
+  hh_rlhf: "chosen" and "rejected", whole dialogues of "\\n\\nHuman: " and "\\n\\nAssistant: " (Bai et al. 2022); the
+    last answers are compared;
+  pairs: "chosen" and "rejected" answers behind "conversations" (LLaMA-Factory) or a "prompt" (TRL), JSON or JSON lines;
   tldr: summaries of Reddit posts, the model's and the reference, and which one a judge preferred; csv;
   rankings: lmjax's own JSON lines, which `python -m lmjax sample` writes and `rank` fills:
     {"turns": [{"role": "user", "text": ...}], "answers": [...], "ranks": [2, 1, 2]}; 1 is best, equals are ties.
@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from lmjax.data.chat_template import ROLES, Turn, encode, prompt_tokens
-from lmjax.data.conversations import conversations_of, rows_of
+from lmjax.data.chat_template import Turn, encode, prompt_tokens
+from lmjax.data.conversations import OPENAI, conversations_of, rows_of
 from lmjax.data.files import json_rows, read_lines
-from lmjax.data.tokenizers import Tokenizer
+from lmjax.data.tokenizer_kinds import Tokenizer
 from lmjax.errors import UserError, did_you_mean
 
 SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
@@ -122,18 +122,23 @@ def read_pairs(file: epath.Path) -> Iterator[Ranking | str]:
 
 
 def _conversation(row: Mapping[str, Any], key: str, where: str) -> tuple[Turn, ...]:
-    """The whole conversation that ends with the answer under `key`."""
-    if key not in row or not {"conversations", "prompt"} & set(row):
+    """The whole conversation that ends with the answer under `key`. A text is a turn of the side that it stands for; a
+    list under `key` may hold the prompt again."""
+    before = row.get("conversations", row.get("prompt"))
+    if before is None or key not in row:
         raise UserError(f'{where}: no "{key}" behind "conversations" or a "prompt"')
-    kind, names = ("conversations", ("from", "value")) if "conversations" in row else ("messages", ("role", "content"))
-    before, answer = row.get("conversations", row.get("prompt")), row[key]
-    roles = ("human", "gpt") if kind == "conversations" else ("user", "assistant")
-    parts = [
-        [dict(zip(names, (role, part), strict=True))] if isinstance(part, str) else part if isinstance(part, list) else [part]
-        for role, part in zip(roles, (before, answer), strict=True)
-    ]  # fmt: skip
-    ((*turns, last),) = conversations_of({kind: [*parts[0], *parts[1]]}, where)
-    return (*turns, last)
+    form, role, text, user, assistant = ("messages", "role", "content", "user", "assistant")
+    if "conversations" in row:
+        form, role, text, user, assistant = ("conversations", "from", "value", "human", "gpt")
+
+    def turns(value: Any, speaker: str) -> list[Any]:
+        return (
+            [{role: speaker, text: value}] if isinstance(value, str) else value if isinstance(value, list) else [value]
+        )
+
+    answer = turns(row[key], assistant)
+    (found,) = conversations_of({form: answer if len(answer) > 1 else [*turns(before, user), *answer]}, where)
+    return found
 
 
 def read_tldr(file: epath.Path) -> Iterator[Ranking | str]:
@@ -144,7 +149,9 @@ def read_tldr(file: epath.Path) -> Iterator[Ranking | str]:
     for row in reader:
         query, ours, reference, preferred = (row[column] for column in columns)
         if preferred not in ("ours", "reference") or not query or ours is None or reference is None:
-            raise UserError(f'{file}, line {reader.line_num}: "preferred" is neither ours nor reference, or a text lacks')
+            raise UserError(
+                f'{file}, line {reader.line_num}: "preferred" is neither ours nor reference, or a text lacks'
+            )
         ranks = (1, 2) if preferred == "ours" else (2, 1)
         yield Ranking((Turn("user", query.strip()),), (ours.strip(), reference.strip()), ranks)
 
@@ -157,18 +164,20 @@ def read_rankings(file: epath.Path) -> Iterator[Ranking]:
 def ranking_of(row: Mapping[str, Any], where: str) -> Ranking:
     """A line of lmjax's own form. Raises UserError for others, and for fewer than two answers."""
     turns, answers, ranks = (row.get(key) for key in ("turns", "answers", "ranks"))
-    good = isinstance(turns, list) and turns
-    if not good or not all(isinstance(t, dict) and t.get("role") in ROLES and isinstance(t.get("text"), str) for t in turns):
-        raise UserError(f'{where}: no "turns", a list of {{"role": {"|".join(ROLES)}, "text": ...}}')
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+        raise UserError(f'{where}: no "turns", a list of {{"role": ..., "text": ...}}')
+    if not all(turn.get("role") in OPENAI and isinstance(turn.get("text"), str) for turn in turns):
+        raise UserError(f'{where}: a turn has a "role" (one of {", ".join(OPENAI)}) and a "text"')
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise UserError(f'{where}: no "answers", a list of texts')
     if len(answers) < 2:
         raise UserError(f"{where}: fewer than two answers; there is nothing to compare")
-    if ranks is not None and not (
-        isinstance(ranks, list) and len(ranks) == len(answers) and all(type(rank) is int and rank > 0 for rank in ranks)
-    ):
-        raise UserError(f'{where}: "ranks" is neither null nor a whole number from 1 for each of the {len(answers)} answers')
-    said = tuple(Turn(t["role"], t["text"], t.get("input", "")) for t in turns)
+    counted = isinstance(ranks, list) and all(type(rank) is int and rank > 0 for rank in ranks)
+    if ranks is not None and not (counted and len(ranks) == len(answers)):
+        raise UserError(
+            f'{where}: "ranks" is neither null nor a whole number from 1 for each of {len(answers)} answers'
+        )
+    said = tuple(Turn(turn["role"], turn["text"], turn.get("input", "")) for turn in turns)
     return Ranking(said, tuple(answers), ranks and tuple(sum(other < rank for other in ranks) + 1 for rank in ranks))
 
 

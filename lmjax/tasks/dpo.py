@@ -23,7 +23,15 @@ from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
 from lmjax.models.wrapped import Wrapped
 from lmjax.objectives import Objective
-from lmjax.tasks.preferences import PreferenceConfig, calibration, fingerprint, framed, pair_figures, read_splits
+from lmjax.tasks.preferences import (
+    PreferenceConfig,
+    calibration,
+    check_causal,
+    fingerprint,
+    framed,
+    pair_figures,
+    read_splits,
+)
 from lmjax.tasks.task import Features, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Batch, Mean, Outputs
 
@@ -94,6 +102,7 @@ def encode(found: list[Ranking], tokenizer: Tokenizer, length: int, cfg: DpoConf
 
 def read(model: Wrapped, batch: Batch, train: bool) -> Outputs:
     """log_probabilities float32 [B, 2], of each answer given the prompt: the sum over its tokens."""
+    check_causal(model)
     L = batch["tokens"].shape[-1]
     texts = {name: batch[name].reshape(-1, L) for name in ("tokens", "segment_ids", "targets", "answer_weights")}
     log_p = model.run(texts, train)["logits"].statistics(texts["targets"]).target_log_probability

@@ -7,10 +7,11 @@ import numpy as np
 from etils import epath
 
 from lmjax.data.examples import digest_of
-from lmjax.data.preferences import Ranking, form, read_ranked
+from lmjax.data.preferences import Ranking, answer_tokens, form, read_ranked
 from lmjax.data.splits import hold_out
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
+from lmjax.models.wrapped import Wrapped
 from lmjax.tasks.task import FilesConfig
 
 BINS = 10  # of predicted probabilities, from a half to one
@@ -19,7 +20,17 @@ QUARTERS = 4  # of pairs, by how far apart they are
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceConfig(FilesConfig):
-    """`data`: one of the forms of `data.preferences`."""
+    """`data`: one of the forms of `data.preferences`. `template`: the name of a chat template, instead of the model's
+    own."""
+
+    template: str = ""
+
+
+def check_causal(model: Wrapped) -> None:
+    """Raises UserError for a model that does not write texts, and so cannot be tuned to write better ones."""
+    if "cache" not in model.architecture.inputs:
+        kind = type(model.cfg).__name__.removesuffix("Config")
+        raise UserError(f"{kind} is no causal model; preferences are learned by one that answers (GPT)")
 
 
 def found_files(cfg: PreferenceConfig) -> dict[str, epath.Path]:
@@ -47,7 +58,7 @@ def framed(
     """
     kept = dropped = cut = 0
     for ranking in found:
-        prompt, texts = ranking_tokens(ranking, tokenizer)
+        texts, prompt = answer_tokens(tokenizer, ranking.turns, ranking.answers)
         if prompt >= length:
             dropped += 1
             continue

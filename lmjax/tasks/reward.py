@@ -26,7 +26,15 @@ from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
 from lmjax.models.wrapped import Wrapped
 from lmjax.objectives import Objective
-from lmjax.tasks.preferences import PreferenceConfig, calibration, fingerprint, framed, pair_figures, read_splits
+from lmjax.tasks.preferences import (
+    PreferenceConfig,
+    calibration,
+    check_causal,
+    fingerprint,
+    framed,
+    pair_figures,
+    read_splits,
+)
 from lmjax.tasks.task import Features, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Array, Batch, Mean, Outputs
 
@@ -99,7 +107,10 @@ def read(model: Wrapped, batch: Batch, train: bool) -> Outputs:
 
 
 def every_reward(model: Wrapped, batch: Batch, train: bool) -> Outputs:
-    """rewards float32 [B, L] at every token of texts [B, L]; the head computes in float32 whatever the model does."""
+    """rewards float32 [B, L] at every token of texts [B, L]; the head computes in float32 whatever the model does.
+
+    Raises UserError for a model that is not causal."""
+    check_causal(model)
     hidden_BLD = model.run(batch, train)["hidden"].astype(jnp.float32)
     stddev = (hidden_BLD.shape[-1] + 1) ** -0.5
     return {"rewards": model.dense("reward", hidden_BLD, 1, stddev)[..., 0]}
