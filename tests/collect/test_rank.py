@@ -44,7 +44,13 @@ def typed(*keys: str) -> Callable[[str], str]:
 
 @pytest.mark.parametrize(
     ("said", "found"),
-    [("2 1 3", [2, 1, 3]), ("2 1=3", [2, 1, 2]), ("3=1 > 2", [1, 3, 1]), ("1 = 2 = 3", [1, 1, 1]), ("3 2=1", [2, 2, 1])],
+    [
+        ("2 1 3", [2, 1, 3]),
+        ("2 1=3", [2, 1, 2]),
+        ("3=1 > 2", [1, 3, 1]),
+        ("1 = 2 = 3", [1, 1, 1]),
+        ("3 2=1", [2, 2, 1]),
+    ],
 )
 def test_an_order_becomes_ranks(said: str, found: list[int]) -> None:
     assert parse_order(said, 3) == found
@@ -81,10 +87,10 @@ def test_a_page_holds_the_texts_as_texts(file: Path, tmp_path: Path) -> None:
     text = page.read_text()
     assert text.count("</script>") == 2
     assert EVIL not in text
-    data = text.split("<script type=\"application/json\" id=data>")[1].split("</script>")[0]
+    data = text.split('<script type="application/json" id=data>')[1].split("</script>")[0]
     assert json.loads(data)["rows"][0]["answers"][0] == EVIL
     assert "http" not in text.replace("http-equiv", "")
-    with pytest.raises(UserError, match="rank.html exists already"):
+    with pytest.raises(UserError, match="html exists already"):
         write_page(file, page)
 
 

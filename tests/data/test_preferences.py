@@ -76,7 +76,7 @@ def test_rankings_and_their_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[
 REFUSED: list[tuple[str, object, str]] = [
     ("rankings", "{bad", "x.jsonl, line 2: not JSON"),
     ("rankings", {**RANKING, "answers": ["a"]}, "line 2: fewer than two answers"),
-    ("rankings", {**RANKING, "ranks": [1, 2]}, "line 2: \"ranks\" is neither null nor a whole number from 1 for each of 3"),
+    ("rankings", {**RANKING, "ranks": [1, 2]}, "line 2: \"ranks\" is neither null .* for each of 3 answers"),
     ("rankings", {**RANKING, "ranks": [0, 1, 2]}, "line 2: \"ranks\" is neither null"),
     ("rankings", {**RANKING, "turns": "Hi"}, "line 2: no \"turns\""),
     ("rankings", {**RANKING, "turns": [{"role": "bot", "text": "Hi"}]}, "line 2: a turn has a \"role\""),
@@ -108,7 +108,7 @@ def test_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="1 all ties"):
         read_ranked(lines(tmp_path / "t.jsonl", {**RANKING, "ranks": [1, 1, 1]}), "rankings")
     (tmp_path / "x.csv").write_text("query,preferred\n")
-    with pytest.raises(UserError, match="x.csv: no column postprocessed_response"):
+    with pytest.raises(UserError, match="no column postprocessed_response"):
         read_ranked(epath.Path(tmp_path / "x.csv"), "tldr")
     with pytest.raises(UserError, match="unknown form of rankings 'ranking'; did you mean 'rankings'"):
         read_ranked(file, "ranking")

@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from lmjax.finetuning import FinetuneConfig, finetune
 from lmjax.interop import LanguageModel
 from lmjax.models.architecture import init_params
 from lmjax.models.gpt import ARCHITECTURE, GptConfig
+from lmjax.models.wrapped import init_wrapped, wrap
 from lmjax.rlhf.reward_model import load_reward_model
 from lmjax.tasks import make_task
 from lmjax.tasks.preferences import pair_figures
@@ -54,7 +56,7 @@ def test_a_row_is_a_prompt_with_all_its_answers(capsys: pytest.CaptureFixture[st
     assert "answers of the others cut off there" in said
     with pytest.raises(UserError, match="every prompt is longer than the 9 tokens of a row; raise length"):
         encode(FOUND, tokenizer, 9, cfg, "train")
-    with pytest.raises(UserError, match="a prompt has 3 answers; set task.candidates to 3"):
+    with pytest.raises(UserError, match=r"a prompt has 3 answers; set task\.candidates to 3"):
         encode(FOUND, tokenizer, 64, replace(cfg, candidates=2), "train")
 
 
@@ -86,10 +88,6 @@ def test_an_encoder_is_refused() -> None:
 
 
 def test_the_head_begins_as_in_the_papers_code() -> None:
-    import jax
-
-    from lmjax.models.wrapped import init_wrapped, wrap
-
     cfg = GptConfig(vocab_size=8, hidden_size=1024, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     task = make_task(RewardConfig(data="rankings"))
     module = wrap(ARCHITECTURE, cfg, (), task.supervised.read)  # type: ignore[union-attr]
@@ -102,7 +100,10 @@ def made_up(rows: int = 5, answers: int = 4) -> tuple[dict[str, Any], dict[str, 
     rng = np.random.default_rng(0)
     ranks = np.array([[1, 2, 3, 4], [2, 1, 2, 4], [1, 1, 3, 0], [2, 1, 0, 0], [1, 2, 2, 2]], np.int32)
     weights = np.array([1, 1, 0, 1, 1], np.float32)
-    return {"rewards": rng.normal(size=(rows, answers)).astype(np.float32)}, {"ranks": ranks, "example_weights": weights}
+    return {"rewards": rng.normal(size=(rows, answers)).astype(np.float32)}, {
+        "ranks": ranks,
+        "example_weights": weights,
+    }
 
 
 def test_the_pairwise_loss_is_a_mean_over_all_pairs_of_a_prompt() -> None:
@@ -203,8 +204,6 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray,
     tokenizer = make_tokenizer(TokenizerConfig("byte_bpe", 320), [" ".join(WORDS)] * 3)
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     model = GptConfig(vocab_size=tokenizer.vocab_size, max_position_embeddings=48, **shape)
-    import jax
-
     params = init_params(ARCHITECTURE, model, ("clm",), jax.random.key(0))
     LanguageModel(model, ("clm",), params, tokenizer).save_hf(root / "initial")
     cfg = FinetuneConfig(
