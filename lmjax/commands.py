@@ -8,6 +8,7 @@ import gzip
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, ParamSpec
 
@@ -148,6 +149,39 @@ def generate(
         print(start + new, end="\n\n" if len(prompts) > 1 else "\n")
 
 
+def chat(
+    model: Model,
+    system: str = "",
+    max_new_tokens: int = 256,
+    temperature: float = 0.7,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    template: str = "",
+) -> None:
+    """Talk with a model that was tuned to answer; piped lines are answered on the standard output.
+
+    Args:
+        model: A run, RUN/best, a checkpoint or a Hugging Face directory.
+        system: What the model is told before the conversation.
+        max_new_tokens: Where an answer stops, unless it ends before; at most half of the model's context.
+        temperature: Divides the logits; 0 always takes the likeliest token.
+        top_k: Draw from the k likeliest tokens only (0 = all).
+        top_p: Draw from the fewest likeliest tokens that have this probability together.
+        seed: Of the first answer; each further one has the next.
+        template: The chat template by name, instead of the model's own.
+    """
+    from lmjax.chat import chat
+    from lmjax.data.chat_template import named_template
+    from lmjax.generate import Sampling
+    from lmjax.interop import load
+
+    sampling, lm = Sampling(max_new_tokens, temperature, top_k, top_p), load(model)
+    if template:
+        lm = replace(lm, vocabulary=lm.tokenizer.with_chat_template(named_template(template)))
+    chat(lm, sampling, system, seed)
+
+
 def translate(
     model: Model,
     input: str = "-",
@@ -241,6 +275,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "fill-mask": fill_mask,
     "embed": embed,
     "generate": generate,
+    "chat": chat,
     "translate": translate,
     "sample": sample,
     "rank": rank,

@@ -28,6 +28,7 @@ from lmjax.ops.attention import Implementation
 from lmjax.parallel import MeshConfig, on_first_process
 from lmjax.report import report
 from lmjax.run import RunConfig
+from lmjax.samples import write_answers
 from lmjax.tasks import make_task
 from lmjax.tasks.preferences import PreferenceConfig
 from lmjax.tasks.task import SupervisedConfig
@@ -103,6 +104,8 @@ def finetune(cfg: FinetuneConfig) -> dict[str, float]:
         return {}
     figures = write_results(run, program)
     if jax.process_index() == 0:
+        if program.task.supervised and program.task.supervised.chat_template:
+            write_answers(run)
         page = report(run.directory)
         shown = "".join(f"\n  {name:<18} {value:.4g}" for name, value in figures.items())
         print(f"held-out, best state{shown}\n\nreport: {page}")
@@ -165,6 +168,7 @@ def prepare_examples(cfg: FinetuneConfig, task_cfg: SupervisedConfig, tokenizer:
         if not store.exists():
             splits = task.encode(tokenizer, cfg.length)
             known = tokenizer.collected() if isinstance(tokenizer, WordCollector) else tokenizer
+            known = known.with_chat_template(task.chat_template) if task.chat_template else known
             write_examples(store, known, splits)
 
     on_first_process(write)

@@ -4,7 +4,7 @@ Prompts of different lengths stand flush right: the left is padding (segment 0),
 Letters: B batch, P prompt length, N new tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,22 +57,31 @@ def generate(
     Raises:
       UserError: a model that is not causal, an empty prompt, or one too long for the position table.
     """
-    check_use(cfg, architecture_of(cfg).heads, "generate")
-    assert isinstance(cfg, AttentionConfig)
-    if not prompts or not all(prompts):
-        raise UserError("a prompt is empty; give at least one token to continue")
-    lengths = np.array([len(p) for p in prompts])
-    longest, rows = int(lengths.max()), cfg.max_position_embeddings
-    if cfg.position_embedding == "learned" and longest + sampling.max_new_tokens > rows:
-        needed = f"a prompt of {longest} tokens and {sampling.max_new_tokens} new ones"
-        raise UserError(f"{needed} exceed the position table ({rows} rows); lower max_new_tokens, or cut the prompt")
-    width = -(-longest // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
-    tokens_BP = np.array([[0] * (width - len(p)) + list(p) for p in prompts], np.int32)
-    segment_ids_BP = (np.arange(width)[None] >= width - lengths[:, None]).astype(np.int32)
+    _check_room(cfg, prompts, sampling)
+    tokens_BP, segment_ids_BP = _flush_right(prompts, PROMPT_MULTIPLE)
     end = jnp.int32(-1 if eos_id is None else eos_id)
     numbers_B = first_row + np.arange(len(prompts), dtype=np.int32)
     new_BN = _generate(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed), numbers_B)
     return [row[: row.index(eos_id)] if eos_id in row else row for row in np.asarray(new_BN).tolist()]
+
+
+def _check_room(cfg: ModelConfig, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+    check_use(cfg, architecture_of(cfg).heads, "generate")
+    assert isinstance(cfg, AttentionConfig)
+    if not prompts or not all(map(len, prompts)):
+        raise UserError("a prompt is empty; give at least one token to continue")
+    longest, rows = max(map(len, prompts)), cfg.max_position_embeddings
+    if cfg.position_embedding == "learned" and longest + sampling.max_new_tokens > rows:
+        needed = f"a prompt of {longest} tokens and {sampling.max_new_tokens} new ones"
+        raise UserError(f"{needed} exceed the position table ({rows} rows); lower max_new_tokens, or cut the prompt")
+
+
+def _flush_right(prompts: Sequence[Sequence[int]], multiple: int) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts behind their padding, in a width that is a multiple of `multiple`, and which tokens are real; int32."""
+    lengths = np.array([len(p) for p in prompts])
+    width = -(-int(lengths.max()) // multiple) * multiple
+    tokens_BP = np.array([[0] * (width - len(p)) + list(p) for p in prompts], np.int32)
+    return tokens_BP, (np.arange(width)[None] >= width - lengths[:, None]).astype(np.int32)
 
 
 def next_token_logits(logits_BV: Array, sampling: Sampling) -> Array:
@@ -112,16 +121,9 @@ def _generate(
     numbers_B: Array,
 ) -> Array:
     """The new tokens, int32 [B, N], with `eos_id` from a row's end on."""
-    model = architecture_of(cfg).build(cfg, ("clm",))
     batch, width = tokens_BP.shape
     N = sampling.max_new_tokens
     row_keys_B = jax.vmap(partial(jax.random.fold_in, key))(numbers_B)
-
-    def forward(tokens: Array, segment_ids: Array, positions: Array, cache: Any) -> tuple[Array, Any]:
-        features = {"tokens": tokens, "segment_ids": segment_ids, "positions": positions, "cache": cache}
-        outputs = model.apply({"params": params}, **features)
-        logits = outputs["logits"]
-        return logits.replace(hidden_BLD=logits.hidden_BLD[:, -1:]).dense()[:, 0], outputs["cache"]
 
     def choose(logits_BV: Array, step: Array | int, done_B: Array) -> tuple[Array, Array]:
         keys_B = jax.vmap(lambda k: jax.random.fold_in(k, step))(row_keys_B)
@@ -130,7 +132,8 @@ def _generate(
 
     lengths_B = jnp.sum(segment_ids_BP, axis=1)
     positions_BP = jnp.maximum(jnp.cumsum(segment_ids_BP, axis=1) - 1, 0)
-    logits_BV, cache = forward(tokens_BP, segment_ids_BP, positions_BP, empty_cache(cfg, batch, width + N))
+    cache = empty_cache(cfg, batch, width + N)
+    logits_BV, cache = _forward(cfg, params, tokens_BP, segment_ids_BP, positions_BP, cache)
     first_B, done_B = choose(logits_BV, 0, jnp.zeros(batch, bool))
     new_BN = jnp.full((batch, N), eos_id, jnp.int32).at[:, 0].set(first_B)
 
@@ -141,8 +144,67 @@ def _generate(
     def advance(state: tuple[Any, ...]) -> tuple[Any, ...]:
         step, token_B, new_BN, done_B, cache = state
         positions_B1 = (lengths_B + step - 1)[:, None]
-        logits_BV, cache = forward(token_B[:, None], jnp.ones((batch, 1), jnp.int32), positions_B1, cache)
+        real_B1 = jnp.ones((batch, 1), jnp.int32)
+        logits_BV, cache = _forward(cfg, params, token_B[:, None], real_B1, positions_B1, cache)
         token_B, done_B = choose(logits_BV, step, done_B)
         return step + 1, token_B, new_BN.at[:, step].set(token_B), done_B, cache
 
     return jax.lax.while_loop(unfinished, advance, (1, first_B, new_BN, done_B, cache))[2]
+
+
+def stream(
+    cfg: ModelConfig,
+    params: Params,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    *,
+    eos_id: int | None = None,
+    seed: int = 0,
+) -> Iterator[int]:
+    """The tokens that `generate` gives for a single prompt, each as soon as it is drawn.
+
+    Raises:
+      UserError: as `generate`.
+    """
+    _check_room(cfg, [prompt], sampling)
+    assert isinstance(cfg, AttentionConfig)
+    count, room = sampling.max_new_tokens, max(cfg.max_position_embeddings, len(prompt) + sampling.max_new_tokens)
+    multiple = max(PROMPT_MULTIPLE, room // 8)  # a few programs for prompts of all lengths, and one for all steps
+    tokens, real = _flush_right([prompt], multiple)
+    positions = np.maximum(np.cumsum(real, axis=1, dtype=np.int32) - 1, 0)
+    cache, key = empty_cache(cfg, 1, room + multiple), jax.random.fold_in(jax.random.key(seed), 0)
+    for step in range(count):
+        token_1, cache = _draw_next(
+            cfg, sampling, params, tokens, real, positions, cache, jax.random.fold_in(key, step)
+        )
+        if (token := int(token_1[0])) == eos_id:
+            return
+        yield token
+        tokens, real = token_1[:, None], np.ones((1, 1), np.int32)
+        positions = np.array([[len(prompt) + step]], np.int32)
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnames="cache")
+def _draw_next(
+    cfg: AttentionConfig,
+    sampling: Sampling,
+    params: Params,
+    tokens: Array,
+    segment_ids: Array,
+    positions: Array,
+    cache: Any,
+    key: Array,
+) -> tuple[Array, Any]:
+    """The token behind those given [1, L], int32 [1], and the cache with these."""
+    logits_1V, cache = _forward(cfg, params, tokens, segment_ids, positions, cache)
+    return draw(logits_1V, sampling, key[None]), cache
+
+
+def _forward(
+    cfg: AttentionConfig, params: Params, tokens: Array, segment_ids: Array, positions: Array, cache: Any
+) -> tuple[Array, Any]:
+    """The logits behind the last of the tokens [B, L], float32 [B, V], and the cache with all of them."""
+    features = {"tokens": tokens, "segment_ids": segment_ids, "positions": positions, "cache": cache}
+    outputs = architecture_of(cfg).build(cfg, ("clm",)).apply({"params": params}, **features)
+    logits = outputs["logits"]
+    return logits.replace(hidden_BLD=logits.hidden_BLD[:, -1:]).dense()[:, 0], outputs["cache"]

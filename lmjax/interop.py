@@ -17,6 +17,7 @@ import numpy as np
 from etils import epath
 
 from lmjax.beam import Beam, translate
+from lmjax.data.chat_template import ChatTemplate, Turns, prompt_tokens
 from lmjax.data.huggingface import separator_is_doubled, write_tokenizer
 from lmjax.data.store import built_aside
 from lmjax.data.tokenizers import Tokenizer
@@ -200,6 +201,25 @@ class LanguageModel:
         rows = [ids or start for ids in tokenizer.encode_batch([prompts] if isinstance(prompts, str) else prompts)]
         new = generate(self.config, self.params, rows, sampling or Sampling(), eos_id=tokenizer.eos_id, seed=seed)
         return [tokenizer.decode(ids) for ids in new]
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        """Raises UserError where the model was not tuned to answer."""
+        if self.tokenizer.chat_template is None:
+            raise UserError("this model has no chat template: it was not tuned to answer (see docs/chatgpt.md)")
+        return self.tokenizer.chat_template
+
+    def answer(self, conversations: Sequence[Turns], sampling: Sampling | None = None, seed: int = 0) -> list[str]:
+        """What the assistant says next in each conversation.
+
+        Raises:
+          UserError: a model that is not causal or has no chat template, or a conversation too long for it.
+        """
+        check_use(self.config, self.heads, "generate")
+        template, tokenizer = self.chat_template, self.tokenizer
+        prompts = [prompt_tokens(template, tokenizer, turns).tolist() for turns in conversations]
+        new = generate(self.config, self.params, prompts, sampling or Sampling(), eos_id=tokenizer.eos_id, seed=seed)
+        return [tokenizer.decode(ids).strip() for ids in new]
 
     def save_hf(self, directory: str | os.PathLike[str]) -> None:
         """Writes what transformers loads: config.json, model.safetensors and the tokenizer's files; all or nothing.

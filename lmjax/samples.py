@@ -1,5 +1,5 @@
-"""Held-out text as a trained model sees it: masked words filled in, sentences continued or translated. For the screen
-and the report."""
+"""Held-out text as a trained model sees it: masked words filled in, sentences continued or translated, questions
+answered. For the screen and the report."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epath
 
+from lmjax.data.chat_template import Turn, prompt_tokens
+from lmjax.data.examples import open_examples
 from lmjax.data.store import Store
 from lmjax.generate import Sampling
 from lmjax.interop import LanguageModel, load
@@ -29,8 +31,19 @@ def write_samples(cfg: "RunConfig") -> list[dict[str, Any]]:
     else:
         show = guesses_of_both_directions if lm.reads_words else continuations if lm.causal else filled_masks
         found = [show(lm, heldout_sentences(store, COUNT))]
-    write_atomically(epath.Path(cfg.directory) / "samples.json", json.dumps(found, indent=1))
+    _write(cfg, found)
     return found
+
+
+def write_answers(cfg: "RunConfig") -> None:
+    """The same of a run that was tuned to answer: what its best state says to held-out questions."""
+    best, store = epath.Path(cfg.directory) / "best", Store.open(cfg.data[0].data.store)
+    found = [[Turn(*turn) for turn in turns] for turns in open_examples(store)["heldout"].notes]
+    _write(cfg, [answers(load(best if best.exists() else cfg.directory), found)])
+
+
+def _write(cfg: "RunConfig", found: list[dict[str, Any]]) -> None:
+    write_atomically(epath.Path(cfg.directory) / "samples.json", json.dumps(found, indent=1))
 
 
 def heldout_sentences(store: Store, count: int) -> list[list[int]]:
@@ -102,4 +115,21 @@ def translations(lm: LanguageModel, store: Store) -> dict[str, Any]:
     return {
         "title": "Held-out sentences translated (the source; the model's translation; the reference)",
         "rows": [list(row) for row in zip(sides[0], lm.translate(sides[0], batch_size=COUNT), sides[1], strict=True)],
+    }
+
+
+def answers(lm: LanguageModel, conversations: list[list[Turn]]) -> dict[str, Any]:
+    """Conversations whose prompts are short enough, evenly spread: what the user says last, the model's answer, and the
+    reference."""
+    sampling = Sampling(max_new_tokens=lm.longest // 4, temperature=0.7)
+    prompts = [len(prompt_tokens(lm.chat_template, lm.tokenizer, turns[:-1])) for turns in conversations]
+    fitting = np.flatnonzero(np.array(prompts) + sampling.max_new_tokens <= lm.longest)
+    chosen = fitting[np.linspace(0, len(fitting) - 1, min(COUNT, len(fitting))).astype(int)] if len(fitting) else []
+    shown = [conversations[i] for i in chosen]
+    found = lm.answer([turns[:-1] for turns in shown], sampling) if shown else []
+    asked = ["\n".join(text for text in turns[-2][1:] if text) for turns in shown]
+    references = [turns[-1].text for turns in shown]
+    return {
+        "title": "Held-out questions answered (what the user says; the model's answer; the reference)",
+        "rows": [list(row) for row in zip(asked, found, references, strict=True)],
     }

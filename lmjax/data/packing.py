@@ -1,10 +1,11 @@
-"""Translations packed into rows of one length: several pairs side by side, each a segment of its own on both sides.
+"""Texts packed into rows of one length, several side by side, each a segment of its own: translations, whose pairs are
+segments on both sides, and conversations.
 
 Letters: n rows, L their length, K pairs in the fullest row.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,11 +100,12 @@ def _pairs(split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 
 def first_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
-    """Puts each pair, [pairs, 2] tokens, into the first open row with `capacity` left for it on both sides.
+    """Puts each text, int [texts, sides] tokens (a pair has two sides), into the first open row with `capacity` left
+    for it on all of them.
 
-    Returns the pairs of each row, int64 [rows, K], -1 where there are fewer.
+    Returns the texts of each row, int64 [rows, K], -1 where there are fewer.
     """
-    left = np.full((OPEN_ROWS, 2), capacity)
+    left = np.full((OPEN_ROWS, lengths.shape[1]), capacity)
     number, row_of = np.arange(OPEN_ROWS), np.empty(len(lengths), np.int64)
     for pair, needed in enumerate(lengths):
         fits = (left >= needed).all(1)
@@ -118,3 +120,45 @@ def first_fit(lengths: np.ndarray, capacity: int) -> np.ndarray:
     grid = np.full((len(counts), counts.max()), -1, np.int64)
     grid[row_of[order], np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)] = order
     return grid
+
+
+def pack_responses(encoded: Sequence[tuple[np.ndarray, np.ndarray]], length: int) -> dict[str, np.ndarray]:
+    """Conversations as rows of a causal model that learns their responses, packed by first fit in a fixed order.
+
+    What does not fit into a row is cut off; where no response token is left, the conversation is left out. Both are
+    counted on the screen.
+
+    Args:
+      encoded: of each conversation its tokens [T] and which are response tokens, bool [T].
+
+    Returns, int32 [n, L]: tokens, targets (each one further in its conversation), segment_ids (from 1; 0 is padding),
+    positions (from 0 in each segment), loss_weights (1 where the target is a response token).
+
+    Raises:
+      UserError: no conversation of which a response fits.
+    """
+    kept = [(tokens, mask[: length + 1]) for tokens, mask in encoded if mask[1 : length + 1].any()]
+    if not kept:
+        count = f"none of {len(encoded)} conversations"
+        raise UserError(f"{count} has an answer that begins within a row of length {length}; raise it")
+    order = np.random.default_rng(0).permutation(len(kept))
+    sizes = np.array([len(kept[i][1]) - 1 for i in order])
+    grid = first_fit(sizes[:, None], length)
+    names = ("tokens", "targets", "segment_ids", "positions", "loss_weights")
+    rows = {name: np.zeros((len(grid), length), np.int32) for name in names}
+    for row, numbers in enumerate(grid):
+        begin = 0
+        for segment, number in enumerate(numbers[numbers >= 0], 1):
+            tokens, is_response = kept[order[number]]
+            here = (row, slice(begin, begin := begin + sizes[number]))
+            rows["tokens"][here], rows["targets"][here] = tokens[: sizes[number]], tokens[1 : sizes[number] + 1]
+            rows["segment_ids"][here], rows["positions"][here] = segment, np.arange(sizes[number])
+            rows["loss_weights"][here] = is_response[1:]
+    real, learned = (f"{np.mean(rows[name] > 0):.1%}" for name in ("segment_ids", "loss_weights"))
+    print(
+        f"lmjax: {len(kept)} conversations in {len(grid)} rows of length {length}, {real} of it real tokens, {learned} "
+        f"responses; {sum(len(tokens) > len(mask) for tokens, mask in kept)} cut at their ends, "
+        f"{len(encoded) - len(kept)} left out, whose answers begin too late",
+        file=sys.stderr,
+    )
+    return rows

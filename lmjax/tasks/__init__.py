@@ -3,7 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
-from lmjax.tasks import bilm, choice, classification, dpo, pretraining, reward, spans, tagging, translation
+from lmjax.tasks import (
+    bilm,
+    choice,
+    classification,
+    dpo,
+    instruction,
+    pretraining,
+    reward,
+    spans,
+    tagging,
+    translation,
+)
 from lmjax.tasks.task import SupervisedConfig, Task, TaskConfig, adapted
 
 TASKS: dict[type[TaskConfig], Callable[[Any], Task]] = {
@@ -15,6 +26,7 @@ TASKS: dict[type[TaskConfig], Callable[[Any], Task]] = {
     spans.SpanConfig: spans.spans,
     choice.ChoiceConfig: choice.choice,
     tagging.TaggingConfig: tagging.tagging,
+    instruction.InstructionConfig: instruction.instruction,
     reward.RewardConfig: reward.reward,
     dpo.DpoConfig: dpo.dpo,
 }

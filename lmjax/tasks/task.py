@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from lmjax.data.chat_template import ChatTemplate
 from lmjax.data.examples import Encoded, EncodedRows
 from lmjax.data.framing import Frame
 from lmjax.data.instances import InstanceConfig
@@ -83,6 +84,7 @@ class Supervised:
       sequences: how many sequences of the row length a row holds.
       reference: those of `predict` that are features of the rows too, as `reference_NAME`: what the model gives at step
         0. `encode` leaves them at zero; see `train.reference`.
+      chat_template: what turns conversations into text, of a task that teaches a model to answer.
       features: see `SupervisedConfig`.
     """
 
@@ -97,6 +99,7 @@ class Supervised:
     new_tokens: int = 0
     sequences: int = 1
     reference: tuple[str, ...] = ()
+    chat_template: ChatTemplate | None = None
     features: FeatureConfig = FeatureConfig()
 
 

@@ -71,7 +71,7 @@ def test_a_run_of_full_size_is_assembled(name: str) -> None:
     assert elements(program.abstract_state.opt_state) == pytest.approx(moments * stored, rel=1e-6, abs=10)
 
 
-PRETRAINING = sorted(path for path in CONFIGS.glob("**/*.py") if path.parent.name != "finetune")
+PRETRAINING = sorted(path for path in CONFIGS.glob("**/*.py") if path.parent.name not in ("finetune", "chatgpt"))
 
 
 @pytest.mark.parametrize("path", PRETRAINING, ids=lambda path: path.stem)

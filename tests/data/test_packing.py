@@ -1,5 +1,5 @@
 """Packed pairs: every pair is whole, on both sides, in one row; the rows are full; nothing depends on more than the
-seed."""
+seed. Packed conversations: so are they, and what counts are their responses."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ import pytest
 
 from lmjax.data import packing
 from lmjax.data.instances import open_table
-from lmjax.data.packing import PackedPairs, first_fit
+from lmjax.data.packing import PackedPairs, first_fit, pack_responses
 from lmjax.data.prepare import DataConfig, prepare
 from lmjax.data.sources import ParallelText
 from lmjax.data.store import Split
@@ -120,3 +120,45 @@ def test_real_pairs_fill_nine_tenths_of_the_rows(shared_data, tmp_path):
         features = table.gather(np.arange(table.pass_ends[-1]))
         assert np.mean([(features[f"{e}segment_ids"] > 0).mean() for e in ("", "encoder_")]) > 0.9
         assert len(list(unpacked(features))) == store.meta["counts"][side]["documents"]
+
+
+def make_encoded(count=60, seed=0):
+    """Conversations of two turns with their masks; the end token is the padding token, too."""
+    rng = np.random.default_rng(seed)
+    sizes = [(int(a), int(b)) for a, b in rng.integers(1, 15, (count, 2))]
+    return [(np.append(rng.integers(1, 100, a + b), 0).astype(np.int32), np.arange(a + b + 1) >= a) for a, b in sizes]
+
+
+def test_each_conversation_is_in_one_row_whole_and_its_responses_count(capsys):
+    encoded = make_encoded()
+    rows = pack_responses(encoded, LENGTH)
+    found = []
+    for row in range(len(rows["tokens"])):
+        for segment in range(1, rows["segment_ids"][row].max() + 1):
+            tokens, targets, positions, weights = (
+                rows[name][row, rows["segment_ids"][row] == segment]
+                for name in ("tokens", "targets", "positions", "loss_weights")
+            )
+            np.testing.assert_array_equal(positions, np.arange(len(tokens)))
+            np.testing.assert_array_equal(tokens[1:], targets[:-1])
+            found.append((tuple(tokens), tuple(targets), tuple(weights)))
+    wanted = [(tuple(tokens[:-1]), tuple(tokens[1:]), tuple(mask[1:])) for tokens, mask in encoded]
+    assert sorted(found) == sorted(wanted)
+    assert not any(value[rows["segment_ids"] == 0].any() for value in rows.values())
+    assert rows["loss_weights"].sum() == sum(mask.sum() for _, mask in encoded)  # each answer with its end
+    assert len(rows["tokens"]) < len(encoded) / 1.5
+    said = capsys.readouterr().err
+    assert f"{len(encoded)} conversations in {len(rows['tokens'])} rows of length {LENGTH}" in said
+    assert "0 cut at their ends, 0 left out" in said
+
+
+def test_long_conversations_are_cut_and_those_without_a_response_left_out(capsys):
+    encoded, length = make_encoded(), 9
+    rows = pack_responses(encoded, length)
+    kept = [(tokens, mask) for tokens, mask in encoded if mask[: length + 1].any()]
+    assert rows["loss_weights"].sum() == sum(mask[1 : length + 1].sum() for _, mask in kept)
+    longer = sum(len(tokens) > length + 1 for tokens, _ in kept)
+    assert 10 < longer < len(kept) < len(encoded)
+    assert f"{longer} cut at their ends, {len(encoded) - len(kept)} left out" in capsys.readouterr().err
+    with pytest.raises(UserError, match=f"none of {len(encoded)} conversations has an answer that begins within"):
+        pack_responses([(tokens, mask & False) for tokens, mask in encoded], length)

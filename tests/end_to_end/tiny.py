@@ -4,8 +4,8 @@ BERT crosses a stage boundary, goes through a batch ramp and skips data twice; G
 mixture. Of twelve steps only: GPT-1, with all of its dropout; GPT-3, with bands, walls, a batch ramp and rates by
 tokens; the Transformer, with packed pairs; ELMo, which accumulates and carries its states, and "elmo_stateless";
 RoBERTa, with rows of whole sentences; ERNIE, through two units of masking, over pairs and conversations; BERT
-fine-tuned on labelled pairs from a Hugging Face directory, with dropout, accumulation and a longer position table; and
-a biLSTM on a frozen ELMo, on the same pairs.
+fine-tuned on labelled pairs from a Hugging Face directory, with dropout, accumulation and a longer position table; a
+biLSTM on a frozen ELMo, on the same pairs; and "sft", GPT-2 tuned on packed conversations.
 """
 
 import json
@@ -35,6 +35,7 @@ from lmjax.models.transformer import TransformerConfig
 from lmjax.run import RunConfig, prepare_data
 from lmjax.tasks.bilm import BilmConfig
 from lmjax.tasks.classification import ClassificationConfig
+from lmjax.tasks.instruction import InstructionConfig
 from lmjax.tasks.pretraining import ClmConfig, MlmConfig
 from lmjax.tasks.translation import TranslationConfig
 from lmjax.train.checkpoint import CheckpointConfig
@@ -119,6 +120,26 @@ def features(root: Path) -> FinetuneConfig:
         LanguageModel(model, (), noisy(model, ()), None).save_hf(root / "elmo")
     task = replace(cfg.task, features=FeatureConfig("mix", (6,)))
     return replace(cfg, directory=str(root / "features"), init_from=str(root / "elmo"), task=task)
+
+
+def sft(root: Path) -> FinetuneConfig:
+    """Twelve steps on conversations of two to four turns, from a GPT-2 that has seen nothing."""
+    cfg = finetuning(root)
+    sentences = [line for line in (root / "text0.txt").read_text().split("\n") if line]
+    if not (root / "gpt2").exists():
+        tokenizer = make_tokenizer(TokenizerConfig("byte_bpe", 300), sentences)
+        model = GptConfig(vocab_size=tokenizer.vocab_size, **SHAPE | {"max_position_embeddings": 160})
+        LanguageModel(model, ("clm",), noisy(model, ("clm",)), tokenizer).save_hf(root / "gpt2")
+    turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(sentences[:180])]
+    cut = [turns[i : i + size] for i, size in zip(range(0, 180, 4), [2, 4] * 23, strict=False)]
+    (root / "train.jsonl").write_text("\n".join(json.dumps({"messages": messages}) for messages in cut))
+    return replace(
+        cfg,
+        directory=str(root / "sft"),
+        init_from=str(root / "gpt2"),
+        task=InstructionConfig(data="chat", folder=str(root), heldout_share=0.2, template="plain"),
+        length=128,
+    )
 
 
 def config(name: str, root: Path) -> RunConfig:
@@ -220,10 +241,11 @@ def config(name: str, root: Path) -> RunConfig:
     )
 
 
+RECIPES = {"finetune": finetuning, "features": features, "sft": sft}
+
 if __name__ == "__main__":
-    if sys.argv[1] in ("finetune", "features"):
-        recipe = {"finetune": finetuning, "features": features}[sys.argv[1]](Path(sys.argv[2]))
-        finetune(override(recipe, sys.argv[3:], "tiny.py"))
+    if sys.argv[1] in RECIPES:
+        finetune(override(RECIPES[sys.argv[1]](Path(sys.argv[2])), sys.argv[3:], "tiny.py"))
     else:
         cfg = override(config(sys.argv[1], Path(sys.argv[2])), sys.argv[3:], "tiny.py")
         prepare_data(cfg)

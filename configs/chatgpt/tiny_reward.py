@@ -1,8 +1,8 @@
-"""A reward model on hh-rlhf's harmless pairs, from a small GPT-2; minutes on a CPU.
+"""A reward model on hh-rlhf's harmless pairs, from the small GPT-2 of tiny_sft.py.
 
-Command:   python run_finetune.py configs/tiny/reward.py --init-from runs/tiny_gpt2
+Command:   python run_finetune.py configs/chatgpt/tiny_reward.py --init-from runs/tiny_sft/best
 
-It begins with the pretrained model, whose conversations are plain text; of a tuned one, add --task.template ''.
+It may as well begin with a model that was not tuned: --init-from runs/tiny_gpt2 --task.template plain
 """
 
 from dataclasses import replace
@@ -17,7 +17,6 @@ def config() -> FinetuneConfig:
     return replace(
         cfg,
         directory="runs/tiny_reward",
-        task=replace(cfg.task, template="plain"),
         positions="extend",
         length=256,
         batch_size=32,

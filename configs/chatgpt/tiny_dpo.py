@@ -1,8 +1,8 @@
-"""Direct preference optimisation on the English pairs of dpo_demo, from a small GPT-2; minutes on a CPU.
+"""Direct preference optimisation on the English pairs of dpo_demo, from the small GPT-2 of tiny_sft.py.
 
-Command:   python run_finetune.py configs/tiny/dpo.py --init-from runs/tiny_gpt2
+Command:   python run_finetune.py configs/chatgpt/tiny_dpo.py --init-from runs/tiny_sft/best
 
-It begins with the pretrained model, whose conversations are plain text; of a tuned one, add --task.template ''.
+It may as well begin with a model that was not tuned: --init-from runs/tiny_gpt2 --task.template plain
 """
 
 from dataclasses import replace
@@ -19,9 +19,7 @@ def config() -> FinetuneConfig:
     return replace(
         cfg,
         directory="runs/tiny_dpo",
-        task=DpoConfig(
-            data="pairs", folder=data_folder("dpo_demo"), train="dpo_en.json", heldout_share=0.2, template="plain"
-        ),
+        task=DpoConfig(data="pairs", folder=data_folder("dpo_demo"), train="dpo_en.json", heldout_share=0.2),
         positions="extend",
         length=512,
         batch_size=16,

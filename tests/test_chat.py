@@ -1,0 +1,159 @@
+"""A conversation: streaming, history, stopping, UTF-8; a person at a terminal, or lines over a pipe."""
+
+import io
+
+import pytest
+
+from lmjax import chat as chat_module
+from lmjax import commands, interop
+from lmjax.chat import fitted, pieces
+from lmjax.data.chat_template import TEMPLATES, Turn, prompt_tokens
+from lmjax.errors import UserError
+from lmjax.generate import Sampling, generate, stream
+from lmjax.interop import load
+from lmjax.train.saved import Saved, read_saved
+from tests.models.tiny import noisy, tiny
+from tests.tiny_runs import tiny_tokenizer, write_run
+
+CFG = tiny("gpt2", max_position_embeddings=64)
+PARAMS = noisy(CFG, ("clm",))
+SAMPLING = Sampling(12, temperature=0.9, top_k=50, top_p=0.95)
+
+
+def test_streaming_gives_what_generate_gives():
+    for prompt, seed in (([5, 7, 11, 2], 0), ([3] * 40, 1)):
+        (wanted,) = generate(CFG, PARAMS, [prompt], SAMPLING, seed=seed)
+        assert list(stream(CFG, PARAMS, prompt, SAMPLING, seed=seed)) == wanted
+        (cut,) = generate(CFG, PARAMS, [prompt], SAMPLING, eos_id=wanted[5], seed=seed)
+        assert list(stream(CFG, PARAMS, prompt, SAMPLING, eos_id=wanted[5], seed=seed)) == cut
+    with pytest.raises(UserError, match="a prompt of 60 tokens and 12 new ones exceed"):
+        next(stream(CFG, PARAMS, [3] * 60, SAMPLING))
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "sentencepiece"])
+def test_a_character_of_several_tokens_comes_whole(kind):
+    tokenizer = tiny_tokenizer(kind)
+    text = "The dog – 漢字 and 🙂🙂! é" if kind == "byte_bpe" else "The river and the dog"
+    ids = tokenizer.encode(text)
+    parts = list(pieces(tokenizer, ids))
+    assert "".join(parts) == text
+    assert len(parts) > 5
+    assert not any("\ufffd" in part for part in parts)
+    cut = tokenizer.encode("a 🙂")[:-1]
+    assert "".join(pieces(tokenizer, cut)) == tokenizer.decode(cut)  # what never became one is shown at the end
+
+
+def test_the_history_is_cut_by_whole_exchanges_and_the_system_turn_stays():
+    template, tokenizer = TEMPLATES["plain"], tiny_tokenizer("byte_bpe")
+    system = Turn("system", "Be kind.")
+    turns = [turn for i in range(9) for turn in (Turn("user", f"dog {i}"), Turn("assistant", "river " * i))][:-1]
+    sizes = [len(prompt_tokens(template, tokenizer, [system, *turns[i:]])) for i in range(0, 17, 2)]
+    for begin, size in enumerate(sizes):
+        assert fitted(template, tokenizer, [system, *turns], size) == [system, *turns[2 * begin :]]
+        assert fitted(template, tokenizer, turns, size)[-1] == turns[-1]
+    with pytest.raises(UserError, match=rf"a prompt of {sizes[-1]} tokens, and the model has room for {sizes[-1] - 1}"):
+        fitted(template, tokenizer, [system, *turns], sizes[-1] - 1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("chat") / "run"
+    write_run("gpt2", directory, max_position_embeddings=128)
+    tiny_tokenizer("byte_bpe").with_chat_template(TEMPLATES["plain"]).save(directory / "tokenizer")
+    return directory
+
+
+@pytest.fixture
+def talk(model, monkeypatch, capsys):
+    """Says lines to the model, over a pipe or as a person who types, and returns what it printed."""
+
+    def run(*lines, person=False, arguments=()):
+        def typed(prompt):
+            line = next(said)
+            if isinstance(line, type):
+                raise line
+            return line
+
+        said = iter([*lines, EOFError])
+        monkeypatch.setattr("builtins.input", typed)
+        stdin = io.StringIO("".join(f"{line}\n" for line in lines if not isinstance(line, type)))
+        stdin.isatty = lambda: person
+        monkeypatch.setattr("sys.stdin", stdin)
+        commands.run(["chat", str(model), "--max-new-tokens", "8", *arguments])
+        return capsys.readouterr()
+
+    return run
+
+
+def expected(lm, turns, temperature=0.0, seed=0):
+    """What the model says next, whole, and as the history has it."""
+    prompt = prompt_tokens(lm.chat_template, lm.tokenizer, turns).tolist()
+    sampling = Sampling(8, temperature)
+    (ids,) = generate(lm.config, lm.params, [prompt], sampling, eos_id=lm.tokenizer.eos_id, seed=seed)
+    text = lm.tokenizer.decode(ids)
+    assert lm.answer([turns], sampling, seed) == [text.strip()]
+    return text.lstrip(), Turn("assistant", text.strip())
+
+
+def test_piped_lines_are_answered_with_their_history(model, talk):
+    lm, first, second = load(model), Turn("user", "The dog"), Turn("user", "A river bank")
+    one, said = expected(lm, [first])
+    two, _ = expected(lm, [first, said, second])
+    alone, _ = expected(lm, [second])
+    told, _ = expected(lm, [Turn("system", "Be kind."), second])
+    assert len({one, two, alone, told}) == 4
+    lines = ("The dog", "  A river bank ", "", "/reset", "A river bank", "/quit", "The dog")
+    found = talk(*lines, arguments=("--temperature", "0"))
+    assert found.out == f"{one}\n{two}\n{alone}\n"
+    assert found.err == ""
+    found = talk(lines[1], "/reset", lines[1], arguments=("--temperature", "0", "--system", "Be kind."))
+    assert found.out == f"{told}\n{told}\n"
+
+
+def test_the_seed_decides_each_answer(model, talk):
+    lm, asked = load(model), [Turn("user", "The dog")]
+    answers = [expected(lm, asked, 1.0, seed)[0] for seed in (3, 4)]
+    assert answers[0] != answers[1]
+    found = talk("The dog", "/reset", "The dog", arguments=("--temperature", "1", "--seed", "3"))
+    assert found.out == f"{answers[0]}\n{answers[1]}\n"
+
+
+def test_a_person_may_stop_an_answer_and_leaves_cleanly(model, talk, monkeypatch):
+    def interrupted(*arguments, **options):
+        prompts.append(arguments[2])
+        yield from list(real(*arguments, **options))[:2]
+        raise KeyboardInterrupt
+
+    real, prompts = chat_module.stream, []
+    monkeypatch.setattr(chat_module, "stream", interrupted)
+    found = talk("The dog", "dog " * 99, "/help", "And then?", person=True, arguments=("--temperature", "0"))
+    assert found.out.count("/reset") == 2
+    assert "lmjax: the message makes a prompt of" in found.err
+    assert found.err.count("\n") == 1
+    assert len(prompts) == 2
+    assert len(prompts[1]) > len(prompts[0]) + 10  # the stopped answer is part of the history
+    assert talk(KeyboardInterrupt, person=True).err == ""
+    assert talk(" /quit", "The dog", person=True).out.count("\n") == 1
+    with pytest.raises(KeyboardInterrupt):
+        talk("The dog")  # over a pipe it ends the command
+    with pytest.raises(UserError, match="the message makes a prompt of"):
+        talk("dog " * 99)
+
+
+def test_a_model_without_a_template_says_so(model, talk, monkeypatch):
+    tokenizer, without = load(model).tokenizer, tiny_tokenizer("byte_bpe")
+    assert tokenizer.fingerprint == without.fingerprint
+    saved = read_saved(model)
+    monkeypatch.setattr(interop, "read_saved", lambda path, average: Saved(saved.model, without))
+    with pytest.raises(UserError, match="this model has no chat template: it was not tuned to answer"):
+        talk("The dog")
+    assert talk("The dog", arguments=("--template", "plain", "--temperature", "0")).out.endswith("\n")
+    with pytest.raises(UserError, match="unknown chat template 'plan'; did you mean 'plain'"):
+        talk("The dog", arguments=("--template", "plan"))
+
+
+def test_the_template_goes_where_the_model_goes(model, tmp_path):
+    load(model / "best").save_hf(tmp_path / "hf")
+    assert load(tmp_path / "hf").chat_template == TEMPLATES["plain"]
+    load(tmp_path / "hf").save_hf(tmp_path / "again")
+    assert load(tmp_path / "again").chat_template == TEMPLATES["plain"]
