@@ -47,9 +47,7 @@ def sample(
     the last bits of its probabilities.
     """
     check_use(lm.config, lm.heads, "generate")
-    template, tokenizer = lm.tokenizer.chat_template, lm.tokenizer
-    if template is None:
-        raise UserError("this model has no chat template to write prompts in; sample from a tuned one")
+    template, tokenizer = lm.chat_template, lm.tokenizer
     if answers < 2 or batch_size < 1:
         raise UserError(
             f"--n {answers}, --batch-size {batch_size}: at least two answers make a choice, in batches of 1"
