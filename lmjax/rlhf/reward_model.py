@@ -44,10 +44,11 @@ def load_reward_model(run: str | os.PathLike[str]) -> "RewardModel":
     if not (directory / "result.json").exists():
         raise UserError(f"{directory} has no result.json: it is not finished; the command that began it goes on")
     result = json.loads((directory / "result.json").read_text())
-    checkpoints = (find(path) for path in (directory / "best", directory) if path.exists())
-    checkpoint = next((path for path in checkpoints if int(path.name) == result["step"]), None)
-    if checkpoint is None:
-        raise UserError(f"{directory}: its result.json is of step {result['step']}, which has no checkpoint any more")
+    checkpoint = find(directory / "best")
+    if int(checkpoint.name) != result["step"]:
+        raise UserError(
+            f"{directory}: result.json is of step {result['step']}, the best state of step {checkpoint.name}"
+        )
     assert tokenizer
     cfg, shift = portable(cfg), float(result["figures"]["shift"])
     params = dict(restore_params(checkpoint, abstract_reward_params(cfg)))
