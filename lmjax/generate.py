@@ -48,11 +48,10 @@ def generate(
     *,
     eos_id: int | None = None,
     seed: int = 0,
-    first_row: int = 0,
 ) -> list[list[int]]:
     """Continues token sequences; each ends before `eos_id`, or after `max_new_tokens`.
 
-    A row's randomness depends on the seed and the row's number, counted from `first_row`, never on its neighbours.
+    A row's randomness depends on the seed and the row's number, never on its neighbours.
 
     Raises:
       UserError: a model that is not causal, an empty prompt, or one too long for the position table.
@@ -60,8 +59,7 @@ def generate(
     _check_room(cfg, prompts, sampling)
     tokens_BP, segment_ids_BP = _flush_right(prompts, PROMPT_MULTIPLE)
     end = jnp.int32(-1 if eos_id is None else eos_id)
-    numbers_B = first_row + np.arange(len(prompts), dtype=np.int32)
-    new_BN = _generate(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed), numbers_B)
+    new_BN = _generate(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed))
     return [row[: row.index(eos_id)] if eos_id in row else row for row in np.asarray(new_BN).tolist()]
 
 
@@ -118,12 +116,11 @@ def _generate(
     tokens_BP: Array,
     segment_ids_BP: Array,
     key: Array,
-    numbers_B: Array,
 ) -> Array:
     """The new tokens, int32 [B, N], with `eos_id` from a row's end on."""
     batch, width = tokens_BP.shape
     N = sampling.max_new_tokens
-    row_keys_B = jax.vmap(partial(jax.random.fold_in, key))(numbers_B)
+    row_keys_B = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
 
     def choose(logits_BV: Array, step: Array | int, done_B: Array) -> tuple[Array, Array]:
         keys_B = jax.vmap(lambda k: jax.random.fold_in(k, step))(row_keys_B)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from etils import epath
 from tqdm import tqdm
 
@@ -43,8 +44,7 @@ def sample(
 ) -> Iterator[tuple[Ranking, int]]:
     """Each prompt with its answers, and how many of them were cut off.
 
-    An answer depends on the seed, on its prompt's place in the file and its own number, not on `batch_size`, but for
-    the last bits of its probabilities.
+    Answers depend on the seed, the prompts' places in the file and `batch_size`.
     """
     check_use(lm.config, lm.heads, "generate")
     template, tokenizer = lm.chat_template, lm.tokenizer
@@ -66,7 +66,8 @@ def sample(
     for first in tqdm(range(0, len(rows), batch_size), "answers", unit=" batch", disable=None, delay=1):
         batch = rows[first : first + batch_size]
         batch += batch[-1:] * (batch_size - len(batch))  # a program serves one number of rows
-        found = generate(lm.config, lm.params, batch, sampling, eos_id=tokenizer.eos_id, seed=seed, first_row=first)
+        own_seed = int(np.random.SeedSequence((seed, first)).generate_state(1)[0] >> 1)
+        found = generate(lm.config, lm.params, batch, sampling, eos_id=tokenizer.eos_id, seed=own_seed)
         new += found[: len(rows) - first]
     for number, (_, turns) in enumerate(prompts):
         own = new[number * answers : (number + 1) * answers]

@@ -23,7 +23,7 @@ from lmjax.interop import LanguageModel
 from lmjax.models.architecture import init_params
 from lmjax.models.gpt import ARCHITECTURE, GptConfig
 from lmjax.models.wrapped import init_wrapped, wrap
-from lmjax.rlhf.reward_model import load_reward_model
+from lmjax.rlhf.scores import load_reward_model
 from lmjax.tasks import make_task
 from lmjax.tasks.preferences import pair_figures
 from lmjax.tasks.reward import RewardConfig, encode, terms

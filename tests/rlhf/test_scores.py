@@ -13,7 +13,7 @@ import pytest
 
 from lmjax.errors import UserError
 from lmjax.models.weights import flatten
-from lmjax.rlhf.reward_model import abstract_reward_params, load_reward_model, reward_function, rewards_function
+from lmjax.rlhf.scores import abstract_reward_params, load_reward_model, reward_function, rewards_function
 from tests.models.tiny import QUICKLY, VOCAB, tiny
 from tests.tiny_runs import write_run
 
