@@ -132,9 +132,8 @@ def _conversation(row: Mapping[str, Any], key: str, where: str) -> tuple[Turn, .
         form, role, text, user, assistant = ("conversations", "from", "value", "human", "gpt")
 
     def turns(value: Any, speaker: str) -> list[Any]:
-        return (
-            [{role: speaker, text: value}] if isinstance(value, str) else value if isinstance(value, list) else [value]
-        )
+        value = {role: speaker, text: value} if isinstance(value, str) else value
+        return value if isinstance(value, list) else [value]
 
     answer = turns(row[key], assistant)
     (found,) = conversations_of({form: answer if len(answer) > 1 else [*turns(before, user), *answer]}, where)

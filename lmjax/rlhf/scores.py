@@ -72,9 +72,8 @@ class RewardModel:
           UserError: a prompt that leaves no room for an answer. Of answers too long the beginning is scored.
         """
         texts, prompt = answer_tokens(self.tokenizer, turns, answers)
-        longest = (
-            self.config.max_position_embeddings if isinstance(self.config, AttentionConfig) else max(map(len, texts))
-        )
+        assert isinstance(self.config, AttentionConfig)
+        longest = self.config.max_position_embeddings
         if prompt >= longest:
             raise UserError(f"a prompt of {prompt} tokens leaves no room in the reward model's {longest} positions")
         rows = [text[:longest] for text in texts]
@@ -128,7 +127,5 @@ def rewards_function(cfg: ModelConfig) -> Callable[..., Array]:
 def abstract_reward_params(cfg: ModelConfig) -> Params:
     """The parameters of a reward model, as ShapeDtypeStructs."""
     module = wrap(architecture_of(cfg), cfg, (), every_reward)
-    text = jax.ShapeDtypeStruct((1, 2), np.int32)
-    return jax.eval_shape(
-        lambda key: init_wrapped(module, {"tokens": text, "segment_ids": text}, key), jax.random.key(0)
-    )
+    texts = dict.fromkeys(("tokens", "segment_ids"), jax.ShapeDtypeStruct((1, 2), np.int32))
+    return jax.eval_shape(partial(init_wrapped, module, texts), jax.random.key(0))
