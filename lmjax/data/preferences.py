@@ -127,16 +127,16 @@ def _conversation(row: Mapping[str, Any], key: str, where: str) -> tuple[Turn, .
     before = row.get("conversations", row.get("prompt"))
     if before is None or key not in row:
         raise UserError(f'{where}: no "{key}" behind "conversations" or a "prompt"')
-    form, role, text, user, assistant = ("messages", "role", "content", "user", "assistant")
+    kind, role, text, user, assistant = ("messages", "role", "content", "user", "assistant")
     if "conversations" in row:
-        form, role, text, user, assistant = ("conversations", "from", "value", "human", "gpt")
+        kind, role, text, user, assistant = ("conversations", "from", "value", "human", "gpt")
 
     def turns(value: Any, speaker: str) -> list[Any]:
         value = {role: speaker, text: value} if isinstance(value, str) else value
         return value if isinstance(value, list) else [value]
 
     answer = turns(row[key], assistant)
-    (found,) = conversations_of({form: answer if len(answer) > 1 else [*turns(before, user), *answer]}, where)
+    (found,) = conversations_of({kind: answer if len(answer) > 1 else [*turns(before, user), *answer]}, where)
     return found
 
 
