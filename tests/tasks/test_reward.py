@@ -3,7 +3,11 @@ there is to learn."""
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,6 @@ from lmjax.data.examples import Encoded
 from lmjax.data.preferences import Ranking
 from lmjax.data.tokenizers import TokenizerConfig, make_tokenizer
 from lmjax.errors import UserError
-from lmjax.finetuning import FinetuneConfig, finetune
 from lmjax.interop import LanguageModel
 from lmjax.models.architecture import init_params
 from lmjax.models.gpt import ARCHITECTURE, GptConfig
@@ -27,13 +30,11 @@ from lmjax.rlhf.scores import load_reward_model
 from lmjax.tasks import make_task
 from lmjax.tasks.preferences import pair_figures
 from lmjax.tasks.reward import RewardConfig, encode, terms
-from lmjax.train.checkpoint import CheckpointConfig
-from lmjax.train.log import LogConfig
-from lmjax.train.optim import OptimConfig
-from tests.models.tiny import VOCAB
+from tests.models.tiny import QUICKLY, VOCAB
 from tests.tasks.tiny_task import batch_of, model_of
 from tests.tiny_runs import SENTENCES, tiny_tokenizer
 
+ROOT = Path(__file__).parents[2]
 ASKED = (Turn("user", SENTENCES[0]),)
 FOUND = [Ranking(ASKED, ("The dog", "A river bank", "Nobody"), (2, 1, 2)), Ranking(ASKED, ("a", "b"), (1, 2))]
 
@@ -91,7 +92,8 @@ def test_the_head_begins_as_in_the_papers_code() -> None:
     cfg = GptConfig(vocab_size=8, hidden_size=1024, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     task = make_task(RewardConfig(data="rankings"))
     module = wrap(ARCHITECTURE, cfg, (), task.supervised.read)  # type: ignore[union-attr]
-    head = init_wrapped(module, task.features(1, 2, None), jax.random.key(0))["reward"]
+    draw = jax.jit(partial(init_wrapped, module, task.features(1, 2, None)), compiler_options=QUICKLY)
+    head = draw(jax.random.key(0))["reward"]
     assert float(jnp.std(head["kernel"])) == pytest.approx(1025**-0.5, rel=0.1)
     assert not head["bias"].any()
 
@@ -196,30 +198,48 @@ def write_choices(folder: Path, counts: dict[str, int]) -> dict[str, np.ndarray]
     return differences
 
 
+CONFIG = """
+from lmjax.finetuning import FinetuneConfig
+from lmjax.tasks.reward import RewardConfig
+from lmjax.train.checkpoint import CheckpointConfig
+from lmjax.train.log import LogConfig
+from lmjax.train.optim import OptimConfig
+
+def config():
+    return FinetuneConfig(
+        directory="{root}/run",
+        init_from="{root}/initial",
+        task=RewardConfig(data="rankings", folder="{root}", template="plain"),
+        length=48,
+        batch_size=64,
+        epochs=3.0,
+        evaluate_each=3.0,
+        dropout=0.0,
+        optim=OptimConfig(peak_lr=3e-3),
+        stores="{root}/stores",
+        checkpoint=CheckpointConfig(every=1000, keep=1),
+        log=LogConfig(every=20, tensorboard=False),
+    )
+"""
+
+
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, dict[str, float]]:
-    """A run, the true differences of its held-out pairs, its figures."""
+    """A run, the true differences of its held-out pairs, its figures. By the command, on one device: eight fake ones
+    take five times as long."""
     root = tmp_path_factory.mktemp("reward")
     differences = write_choices(root, {"train": 3000, "heldout": 1000})
     tokenizer = make_tokenizer(TokenizerConfig("byte_bpe", 320), [" ".join(WORDS)] * 3)
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     model = GptConfig(vocab_size=tokenizer.vocab_size, max_position_embeddings=48, **shape)
-    params = init_params(ARCHITECTURE, model, ("clm",), jax.random.key(0))
-    LanguageModel(model, ("clm",), params, tokenizer).save_hf(root / "initial")
-    cfg = FinetuneConfig(
-        directory=str(root / "run"),
-        init_from=str(root / "initial"),
-        task=RewardConfig(data="rankings", folder=str(root), template="plain"),
-        length=48,
-        batch_size=64,
-        epochs=3.0,
-        dropout=0.0,
-        optim=OptimConfig(peak_lr=3e-3),
-        stores=str(root / "stores"),
-        checkpoint=CheckpointConfig(every=1000, keep=1),
-        log=LogConfig(every=20, tensorboard=False),
-    )
-    return root, differences["heldout"], finetune(cfg)
+    draw = jax.jit(partial(init_params, ARCHITECTURE, model, ("clm",)), compiler_options=QUICKLY)
+    LanguageModel(model, ("clm",), draw(jax.random.key(0)), tokenizer).save_hf(root / "initial")
+    (root / "config.py").write_text(CONFIG.format(root=root))
+    command = [sys.executable, str(ROOT / "run_finetune.py"), str(root / "config.py")]
+    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return root, differences["heldout"], json.loads((root / "run/result.json").read_text())["figures"]
 
 
 def test_the_synthetic_reward_is_learned_to_its_ceiling(learned: tuple[Path, np.ndarray, dict[str, float]]) -> None:
