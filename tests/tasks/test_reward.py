@@ -225,8 +225,8 @@ def config():
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, dict[str, float]]:
-    """A run, the true differences of its held-out pairs, its figures. By the command, on one device: eight fake ones
-    take five times as long."""
+    """A run, the true differences of its held-out pairs, its figures. By the command, on one device: the
+    steps of eight fake ones take long."""
     root = tmp_path_factory.mktemp("reward")
     differences = write_choices(root, {"train": 3000, "heldout": 1000})
     tokenizer = make_tokenizer(TokenizerConfig("byte_bpe", 320), [" ".join(WORDS)] * 3)
