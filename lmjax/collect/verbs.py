@@ -4,8 +4,7 @@ from typing import Annotated
 
 import tyro
 
-from lmjax.evals.verbs import Model
-
+Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Rankings = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RANKINGS")]
 
 

@@ -177,7 +177,8 @@ def ranking_of(row: Mapping[str, Any], where: str) -> Ranking:
             f'{where}: "ranks" is neither null nor a whole number from 1 for each of {len(answers)} answers'
         )
     said = tuple(Turn(turn["role"], turn["text"], turn.get("input", "")) for turn in turns)
-    return Ranking(said, tuple(answers), ranks and tuple(sum(other < rank for other in ranks) + 1 for rank in ranks))
+    places = None if ranks is None else tuple(sum(other < rank for other in ranks) + 1 for rank in ranks)
+    return Ranking(said, tuple(answers), places)
 
 
 def read_prompts(file: epath.Path) -> Iterator[tuple[str, tuple[Turn, ...]]]:

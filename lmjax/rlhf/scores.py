@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +120,8 @@ def rewards_function(cfg: ModelConfig) -> Callable[..., Array]:
     def rewards(params: Params, tokens_BL: Array, segment_ids_BL: Array, positions_BL: Array | None = None) -> Array:
         batch = {"tokens": tokens_BL, "segment_ids": segment_ids_BL}
         batch |= {} if positions_BL is None else {"positions": positions_BL}
-        return module.apply({"params": params}, batch)["rewards"]
+        outputs: Any = module.apply({"params": params}, batch)
+        return outputs["rewards"]
 
     return rewards
 

@@ -95,7 +95,7 @@ def encode(found: list[Ranking], tokenizer: Tokenizer, length: int, cfg: DpoConf
         targets[row, : len(text) - 1] = text[1:]
         weights[row, prompt - 1 : len(text) - 1] = 1
     texts = {"tokens": tokens, "segment_ids": segments, "targets": targets, "answer_weights": weights}
-    features = {name: x.reshape(-1, 2, length) for name, x in texts.items()}
+    features: dict[str, np.ndarray] = {name: x.reshape(-1, 2, length) for name, x in texts.items()}
     features["reference_log_probabilities"] = np.zeros((len(pairs) // 2, 2), np.float32)
     return Encoded(features, [number for number, *_ in pairs[::2]])
 

@@ -92,7 +92,7 @@ def encode(found: list[Ranking], tokenizer: Tokenizer, length: int, cfg: RewardC
         for k, row in enumerate(rows):
             tokens[number, k, : len(row)] = row
             segments[number, k, : len(row)] = 1
-        ranks[number, : len(rows)] = ranking.ranks
+        ranks[number, : len(rows)] = ranking.ranks or 0
     notes = [[len(answer) for answer in ranking.answers] for ranking, *_ in kept]
     return Encoded({"tokens": tokens, "segment_ids": segments, "ranks": ranks}, notes)
 

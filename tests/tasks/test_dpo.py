@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,23 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmjax.config import load_config
 from lmjax.data.chat_template import Turn, named_template
 from lmjax.data.examples import open_examples
 from lmjax.data.preferences import Ranking
 from lmjax.data.store import Store
 from lmjax.errors import UserError
-from lmjax.finetuning import FinetuneConfig, finetune, resolve
+from lmjax.finetuning import FinetuneConfig, resolve
 from lmjax.interop import load
 from lmjax.models.gpt import Gpt
 from lmjax.tasks import make_task
 from lmjax.tasks.dpo import DpoConfig, encode, terms
-from lmjax.train.checkpoint import CheckpointConfig
-from lmjax.train.log import LogConfig
-from lmjax.train.optim import OptimConfig
 from tests.models.tiny import tiny
 from tests.tasks.tiny_task import batch_of, model_of
 from tests.tiny_runs import SENTENCES, tiny_tokenizer, write_run
 
+ROOT = Path(__file__).parents[2]
 ASKED = (Turn("user", SENTENCES[0]),)
 
 
@@ -93,8 +95,34 @@ def test_the_loss_is_the_closed_form_and_its_gradient_that_of_differences() -> N
     assert float(found["reward_worse"].value()) == pytest.approx(np.average(rewards[:, 1], weights=weights), rel=1e-5)
 
 
+CONFIG = """
+from lmjax.finetuning import FinetuneConfig
+from lmjax.tasks.dpo import DpoConfig
+from lmjax.train.checkpoint import CheckpointConfig
+from lmjax.train.log import LogConfig
+from lmjax.train.optim import OptimConfig
+
+def config():
+    return FinetuneConfig(
+        directory="{root}/run",
+        init_from="{root}/initial",
+        task=DpoConfig(data="pairs", folder="{root}", heldout="heldout.jsonl", template="plain"),
+        length=40,
+        batch_size=8,
+        epochs=6.0,
+        evaluate_each=3.0,
+        dropout=0.0,
+        optim=OptimConfig(peak_lr=1e-3),
+        stores="{root}/stores",
+        checkpoint=CheckpointConfig(every=1000, keep=1),
+        log=LogConfig(every=1, tensorboard=False),
+    )
+"""
+
+
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
+    """What the command has run, on one device: the steps of eight fake ones take long."""
     root = tmp_path_factory.mktemp("dpo")
     write_run("gpt2", root / "initial")
     rng, words = np.random.default_rng(0), " ".join(SENTENCES).split()
@@ -102,43 +130,40 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
         drawn = rng.choice(words, (count, 3)).tolist()
         rows = [{"prompt": a, "chosen": f"{b} river", "rejected": f"{c} dog"} for a, b, c in drawn]
         (root / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return FinetuneConfig(
-        directory=str(root / "run"),
-        init_from=str(root / "initial"),
-        task=DpoConfig(data="pairs", folder=str(root), heldout="heldout.jsonl", template="plain"),
-        length=40,
-        batch_size=8,
-        epochs=6.0,
-        evaluate_each=3.0,
-        dropout=0.0,
-        optim=OptimConfig(peak_lr=1e-3),
-        stores=str(root / "stores"),
-        checkpoint=CheckpointConfig(every=1000, keep=1),
-        log=LogConfig(every=1, tensorboard=False),
-    )
+    (root / "config.py").write_text(CONFIG.format(root=root))
+    command = [sys.executable, str(ROOT / "run_finetune.py"), str(root / "config.py")]
+    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return load_config(str(root / "config.py"), FinetuneConfig)
 
 
 def test_a_run_begins_at_log_2_and_learns(recipe: FinetuneConfig) -> None:
     """The rows' reference is what the policy gives before its first step."""
-    figures = finetune(recipe)
-    lines = [json.loads(line) for line in (Path(recipe.directory) / "metrics.jsonl").read_text().splitlines()]
+    run = Path(recipe.directory)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     train = [line for line in lines if line["split"] == "train"]
     assert train[0]["dpo"] == pytest.approx(math.log(2), abs=1e-6)
     assert train[0]["reward_better"] == pytest.approx(0, abs=1e-5)
     assert train[-1]["dpo"] < 0.5
-    assert figures["accuracy"] > 0.9
-    files = Path(recipe.directory) / "predictions/heldout"
-    assert len((files / "margins.jsonl").read_text().splitlines()) == 12
-    assert load(recipe.directory).generate("The")  # a language model, as the one that it began with
+    assert json.loads((run / "result.json").read_text())["figures"]["accuracy"] > 0.9
+    assert len((run / "predictions/heldout/margins.jsonl").read_text().splitlines()) == 12
+    assert load(run).heads == ("clm",)  # a language model, as the one that it began with
 
 
-def test_the_reference_is_stored_under_all_that_it_depends_on(recipe: FinetuneConfig) -> None:
-    first = resolve(recipe).data[0].data.store
-    assert resolve(recipe).data[0].data.store == first
+def test_the_reference_is_stored_under_all_that_it_depends_on(
+    recipe: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = resolve(recipe).data[0].data.store  # as the run has left it
     reference = open_examples(Store.open(first))["train"].features["reference_log_probabilities"]
     assert reference.shape == (32, 2)
     assert (reference < 0).all()
+    written: list[str] = []
+    monkeypatch.setattr("lmjax.train.reference._write", lambda cfg, directory: written.append(str(directory)))
+    assert resolve(recipe).data[0].data.store == first
     other = write_run("gpt2", Path(recipe.init_from).with_name("other"), hidden_size=16)
-    assert resolve(replace(recipe, init_from=other.directory)).data[0].data.store != first
+    for change in ({"init_from": other.directory}, {"dtype": "bfloat16"}, {"length": 48}):
+        resolve(replace(recipe, **change))  # type: ignore[arg-type]
+    assert len({first, *written}) == 4
     with pytest.raises(UserError, match="beta is 0"):
-        resolve(replace(recipe, task=replace(recipe.task, beta=0)))
+        resolve(replace(recipe, task=replace(recipe.task, beta=0)))  # type: ignore[call-arg]
