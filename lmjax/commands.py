@@ -14,6 +14,7 @@ from typing import Annotated, Literal, ParamSpec
 
 import tyro
 
+from lmjax.collect.verbs import rank, sample
 from lmjax.errors import UserError, did_you_mean
 from lmjax.evals.verbs import Model, attention, compare, evaluate, probe
 
@@ -276,6 +277,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "chat": chat,
     "translate": translate,
+    "sample": sample,
+    "rank": rank,
     "evaluate": evaluate,
     "probe": probe,
     "attention": attention,

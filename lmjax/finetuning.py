@@ -13,6 +13,7 @@ import jax
 from etils import epath
 
 from lmjax.config import operational, to_json
+from lmjax.data.chat_template import named_template
 from lmjax.data.examples import TaskData, open_examples, store_name, write_examples
 from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
@@ -29,6 +30,7 @@ from lmjax.report import report
 from lmjax.run import RunConfig
 from lmjax.samples import write_answers
 from lmjax.tasks import make_task
+from lmjax.tasks.preferences import PreferenceConfig
 from lmjax.tasks.task import SupervisedConfig
 from lmjax.train.assemble import Program, assemble, open_data
 from lmjax.train.checkpoint import CheckpointConfig, find, read_arrays, restore_params
@@ -37,6 +39,7 @@ from lmjax.train.files import write_atomically
 from lmjax.train.log import LogConfig
 from lmjax.train.loop import is_over, train
 from lmjax.train.optim import OptimConfig
+from lmjax.train.reference import with_reference
 from lmjax.train.saved import describe_saved
 
 
@@ -123,16 +126,19 @@ def resolve(cfg: FinetuneConfig) -> RunConfig:
     if tokenizer is None:
         raise UserError(f"{cfg.init_from} has no tokenizer; put its files (tokenizer.json, vocab.txt, ...) there")
     task_cfg = dataclasses.replace(cfg.task, frame=frame)
+    if isinstance(cfg.task, PreferenceConfig) and cfg.task.template:
+        tokenizer = tokenizer.with_chat_template(named_template(cfg.task.template))
     directory = prepare_examples(cfg, task_cfg, tokenizer)
     store = Store.open(directory)
     rows = len(open_examples(store)["train"])
     steps = max(1, int(rows * cfg.epochs / cfg.batch_size))
     every = max(1, min(steps, round(rows * cfg.evaluate_each / cfg.batch_size)))
-    new_tokens = make_task(task_cfg).supervised.new_tokens  # type: ignore[union-attr]
+    task = make_task(task_cfg).supervised
+    assert task
     data = DataConfig(str(directory), TaskData(), TokenizerConfig("file", path=str(directory / "tokenizer")))
-    return RunConfig(
+    run = RunConfig(
         directory=cfg.directory,
-        model=_model(cfg, model, store.tokenizer.vocab_size + new_tokens),
+        model=_model(cfg, model, store.tokenizer.vocab_size + task.new_tokens),
         task=task_cfg,
         data=(WeightedData(data),),
         stages=(Stage(steps, cfg.batch_size, cfg.length, cfg.micro_batches),),
@@ -145,6 +151,7 @@ def resolve(cfg: FinetuneConfig) -> RunConfig:
         mesh=cfg.mesh,
         stop_at=cfg.stop_at,
     )
+    return with_reference(run) if task.reference else run
 
 
 def prepare_examples(cfg: FinetuneConfig, task_cfg: SupervisedConfig, tokenizer: Tokenizer) -> epath.Path:
@@ -153,7 +160,8 @@ def prepare_examples(cfg: FinetuneConfig, task_cfg: SupervisedConfig, tokenizer:
     if task is None:
         raise UserError(f"{type(task_cfg).__name__} has no labelled examples to fine-tune on")
     rows_of = dataclasses.replace(task_cfg, features=FeatureConfig())  # which the rows do not depend on
-    described = (json.dumps(to_json(rows_of)), str(cfg.length), tokenizer.fingerprint, task.fingerprint())
+    described = [json.dumps(to_json(rows_of)), str(cfg.length), tokenizer.fingerprint, task.fingerprint()]
+    described += [repr(tokenizer.chat_template)] if tokenizer.chat_template else []
     store = epath.Path(cfg.stores) / store_name(f"{task.name}-{cfg.length}", *described)
 
     def write() -> None:

@@ -7,19 +7,15 @@ JAX and TensorFlow read the environment when they are imported, and the processe
 import os
 import subprocess
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
-from packaging.version import Version
+
+from tests.flags import QUICKLY
 
 ROOT = Path(__file__).parents[1]
 
-# Compiles models in a quarter of the time; the same operations.
-QUICKLY = "--xla_backend_optimization_level=0"
-if Version(version("jax")) < Version("0.12"):  # later ones know no other emitters
-    QUICKLY += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKLY} --xla_force_host_platform_device_count=8"

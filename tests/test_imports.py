@@ -20,7 +20,7 @@ RANKS = {
     "tasks": 5,
     **dict.fromkeys(["train", "generate", "beam"], 6),
     **dict.fromkeys(["interop", "rlhf"], 7),
-    **dict.fromkeys(["evals", "scaling", "report", "samples", "chat", "verify", "run"], 8),
+    **dict.fromkeys(["evals", "collect", "scaling", "report", "samples", "chat", "verify", "run"], 8),
     **dict.fromkeys(["commands", "pretraining", "finetuning"], 9),
     **dict.fromkeys(["recipes", "study"], 10),
     "__main__": 11,

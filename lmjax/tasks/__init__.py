@@ -3,7 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
-from lmjax.tasks import bilm, choice, classification, instruction, pretraining, spans, tagging, translation
+from lmjax.tasks import (
+    bilm,
+    choice,
+    classification,
+    dpo,
+    instruction,
+    pretraining,
+    reward,
+    spans,
+    tagging,
+    translation,
+)
 from lmjax.tasks.task import SupervisedConfig, Task, TaskConfig, adapted
 
 TASKS: dict[type[TaskConfig], Callable[[Any], Task]] = {
@@ -16,6 +27,8 @@ TASKS: dict[type[TaskConfig], Callable[[Any], Task]] = {
     choice.ChoiceConfig: choice.choice,
     tagging.TaggingConfig: tagging.tagging,
     instruction.InstructionConfig: instruction.instruction,
+    reward.RewardConfig: reward.reward,
+    dpo.DpoConfig: dpo.dpo,
 }
 
 

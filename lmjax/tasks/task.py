@@ -82,6 +82,8 @@ class Supervised:
       files: (the split's name, split, predictions) -> {name: text} of prediction files in the official format.
       new_tokens: rows of the word table behind the tokenizer's.
       sequences: how many sequences of the row length a row holds.
+      reference: those of `predict` that are features of the rows too, as `reference_NAME`: what the model gives at step
+        0. `encode` leaves them at zero; see `train.reference`.
       chat_template: what turns conversations into text, of a task that teaches a model to answer.
       features: see `SupervisedConfig`.
     """
@@ -96,6 +98,7 @@ class Supervised:
     files: Callable[[str, Encoded, Predictions], Mapping[str, str]]
     new_tokens: int = 0
     sequences: int = 1
+    reference: tuple[str, ...] = ()
     chat_template: ChatTemplate | None = None
     features: FeatureConfig = FeatureConfig()
 

@@ -133,7 +133,8 @@ def _model(
     draw = partial(init_params, architecture, cfg.model, heads)
     if task.supervised:
         module = wrap(architecture, cfg.model, heads, task.supervised.read, task.supervised.features)
-        draw = partial(init_wrapped, module, task.features(1, cfg.stages[-1].length, None))
+        rows = cfg.stages[-1].micro_batch  # as many as the mesh divides: a task may read logits, which lie on it
+        draw = partial(init_wrapped, module, task.features(rows, cfg.stages[-1].length, None))
 
     def apply(params: Any, batch: Any, key: jax.Array | None) -> Outputs:
         rngs = {} if key is None else {"rngs": {"dropout": key}}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import QUICKLY
 from tests.end_to_end import tiny
+from tests.flags import QUICKLY
 
 ROOT = Path(__file__).parents[2]
 NOISE = re.compile(r"tensorflow|absl|xla|oneDNN|cuda|WARNING|^[WEI]\d{4} ", re.IGNORECASE | re.MULTILINE)

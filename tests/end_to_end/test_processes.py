@@ -15,9 +15,9 @@ from lmjax.config import from_stored
 from lmjax.run import RunConfig
 from lmjax.train.checkpoint import read_config
 from lmjax.verify import fingerprint
-from tests.conftest import QUICKLY
 from tests.end_to_end import tiny
 from tests.end_to_end.test_resume import log_without_times
+from tests.flags import QUICKLY
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 120  # seconds that a run may take

@@ -17,8 +17,8 @@ from lmjax.interop import load
 from lmjax.models.weights import flatten
 from lmjax.train.checkpoint import find, read_arrays
 from lmjax.verify import fingerprint
-from tests.conftest import QUICKLY
 from tests.end_to_end import tiny
+from tests.flags import QUICKLY
 
 KILLS = 10
 # Processes that are forked from one that has imported everything: a start costs a second instead of seven.
@@ -88,9 +88,10 @@ def test_killed_and_resumed_is_bitwise_the_same(name: str, tmp_path: Path) -> No
     assert fingerprint(run)[0] == 60
 
 
-@pytest.mark.parametrize(
-    "name", ["gpt1", "gpt3", "transformer", "elmo", "elmo_stateless", "ernie", "roberta", "finetune", "features", "sft"]
-)
+ONCE = ["gpt1", "gpt3", "transformer", "elmo", "elmo_stateless", "ernie", "roberta", *tiny.FINETUNING]
+
+
+@pytest.mark.parametrize("name", ONCE)
 def test_killed_once_in_twelve_steps(name: str, tmp_path: Path) -> None:
     if name == "ernie":
         pytest.importorskip("jieba")

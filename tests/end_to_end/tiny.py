@@ -5,7 +5,8 @@ mixture. Of twelve steps only: GPT-1, with all of its dropout; GPT-3, with bands
 tokens; the Transformer, with packed pairs; ELMo, which accumulates and carries its states, and "elmo_stateless";
 RoBERTa, with rows of whole sentences; ERNIE, through two units of masking, over pairs and conversations; BERT
 fine-tuned on labelled pairs from a Hugging Face directory, with dropout, accumulation and a longer position table; a
-biLSTM on a frozen ELMo, on the same pairs; and "sft", GPT-2 tuned on packed conversations.
+biLSTM on a frozen ELMo, on the same pairs; and on the ChatGPT chain "sft", GPT-2 tuned on packed conversations, and on
+rankings "reward" and "dpo".
 """
 
 import json
@@ -34,8 +35,10 @@ from lmjax.models.transformer import TransformerConfig
 from lmjax.run import RunConfig, prepare_data
 from lmjax.tasks.bilm import BilmConfig
 from lmjax.tasks.classification import ClassificationConfig
+from lmjax.tasks.dpo import DpoConfig
 from lmjax.tasks.instruction import InstructionConfig
 from lmjax.tasks.pretraining import ClmConfig, MlmConfig
+from lmjax.tasks.reward import RewardConfig
 from lmjax.tasks.translation import TranslationConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.evaluate import EvalConfig
@@ -141,6 +144,32 @@ def sft(root: Path) -> FinetuneConfig:
     )
 
 
+def reward(root: Path) -> FinetuneConfig:
+    """Twelve steps of a reward model on prompts with two or three ranked answers, from the same GPT-2."""
+    cfg = sft(root)
+    lines = [line for line in (root / "text0.txt").read_text().split("\n") if line]
+    rows = [
+        {
+            "turns": [{"role": "user", "text": lines[i]}],
+            "answers": (answers := [text[:40] for text in lines[i + 1 : i + 3 + i % 2]]),
+            "ranks": [1 + sum(len(other) > len(text) for other in answers) for text in answers],
+        }
+        for i in range(42)
+    ]
+    (root / "choices.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    files = {"folder": str(root), "train": "choices.jsonl", "heldout_share": 0.2, "template": "plain"}
+    task = RewardConfig(data="rankings", candidates=3, **files)
+    return replace(cfg, directory=str(root / "reward"), task=task)
+
+
+def dpo(root: Path) -> FinetuneConfig:
+    """The same choices, a row for each pair, without a reward model."""
+    cfg = reward(root)
+    names = ("data", "folder", "train", "heldout_share", "template")
+    task = DpoConfig(**{name: getattr(cfg.task, name) for name in names})
+    return replace(cfg, directory=str(root / "dpo"), task=task, epochs=1.5)
+
+
 def config(name: str, root: Path) -> RunConfig:
     common = {
         "directory": str(root / name),
@@ -240,7 +269,7 @@ def config(name: str, root: Path) -> RunConfig:
     )
 
 
-FINETUNING = {"finetune": finetuning, "features": features, "sft": sft}
+FINETUNING = {"finetune": finetuning, "features": features, "sft": sft, "reward": reward, "dpo": dpo}
 
 
 def run(name: str, root: Path, *overrides: str) -> None:

@@ -1,0 +1,133 @@
+"""A trained reward model: scores of answers, as a person asks for them and as a jitted program does.
+
+Letters: B batch, L length.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from lmjax.data.chat_template import Turn
+from lmjax.data.preferences import answer_tokens
+from lmjax.data.tokenizers import Tokenizer
+from lmjax.errors import UserError
+from lmjax.models import architecture_of
+from lmjax.models.architecture import AttentionConfig, ModelConfig, portable
+from lmjax.models.wrapped import init_wrapped, wrap
+from lmjax.tasks import TaskConfig
+from lmjax.tasks.reward import RewardConfig, every_reward
+from lmjax.train.checkpoint import find, restore_params
+from lmjax.train.saved import describe_saved, read_part
+from lmjax.types import Array, Params
+
+MULTIPLE = 32  # rows are padded to multiples of it, so that a program serves many lengths
+
+
+def load_reward_model(run: str | os.PathLike[str]) -> "RewardModel":
+    """The best state of a finished reward run, its scores shifted so that the held-out best answers have mean 0: the
+    `shift` of RUN/result.json is taken off the head's bias.
+
+    Raises:
+      UserError: no such run, one that is not finished, or one of another task.
+    """
+    directory = epath.Path(os.fspath(run)).expanduser()
+    cfg, tokenizer = describe_saved(directory)
+    if not isinstance(read_part(find(directory), TaskConfig, "task"), RewardConfig):
+        raise UserError(f"{directory} is no reward model; `run_finetune.py configs/chatgpt/reward.py` trains one")
+    if not (directory / "result.json").exists():
+        raise UserError(f"{directory} has no result.json: it is not finished; the command that began it goes on")
+    result = json.loads((directory / "result.json").read_text())
+    checkpoint = find(directory / "best")
+    if int(checkpoint.name) != result["step"]:
+        raise UserError(
+            f"{directory}: result.json is of step {result['step']}, the best state of step {checkpoint.name}"
+        )
+    assert tokenizer
+    cfg, shift = portable(cfg), float(result["figures"]["shift"])
+    params = dict(restore_params(checkpoint, abstract_reward_params(cfg)))
+    params["reward"] = {**params["reward"], "bias": params["reward"]["bias"] - shift}
+    return RewardModel(cfg, params, tokenizer, shift)
+
+
+@dataclass(frozen=True, eq=False)
+class RewardModel:
+    """`shift` is off the parameters already; it says what was taken off."""
+
+    config: ModelConfig
+    params: Params
+    tokenizer: Tokenizer
+    shift: float
+
+    def score(self, turns: Sequence[Turn], answers: Sequence[str]) -> np.ndarray:
+        """float32 [answers], each as the next thing that the assistant says.
+
+        Raises:
+          UserError: a prompt that leaves no room for an answer. Of answers too long the beginning is scored.
+        """
+        texts, prompt = answer_tokens(self.tokenizer, turns, answers)
+        assert isinstance(self.config, AttentionConfig)
+        longest = self.config.max_position_embeddings
+        if prompt >= longest:
+            raise UserError(f"a prompt of {prompt} tokens leaves no room in the reward model's {longest} positions")
+        rows = [text[:longest] for text in texts]
+        width = min(longest, -(-max(map(len, rows)) // MULTIPLE) * MULTIPLE)
+        tokens = np.array([row + [0] * (width - len(row)) for row in rows], np.int32)
+        last = np.array([len(row) - 1 for row in rows], np.int32)
+        return np.asarray(_score(self.config, self.params, tokens, last))
+
+
+@partial(jax.jit, static_argnums=0)
+def _score(cfg: ModelConfig, params: Params, tokens_BL: Array, last_B: Array) -> Array:
+    return reward_function(cfg)(params, tokens_BL, last_B)
+
+
+def reward_function(cfg: ModelConfig) -> Callable[..., Array]:
+    """A pure function (params, tokens [B, L], last [B]) -> score float32 [B], the reward at the token `last`, ready to
+    be jitted; what stands behind it does not matter.
+
+    Texts begin at column 0, or where `segment_ids` [B, L] (0 = padding) say; then `positions` [B, L] say on.
+    """
+    rewards = rewards_function(cfg)
+
+    def score(
+        params: Params,
+        tokens_BL: Array,
+        last_B: Array,
+        segment_ids: Array | None = None,
+        positions: Array | None = None,
+    ) -> Array:
+        if segment_ids is None:
+            segment_ids = (jnp.arange(tokens_BL.shape[1])[None] <= last_B[:, None]).astype(jnp.int32)
+        rewards_BL = rewards(params, tokens_BL, segment_ids, positions)
+        return jnp.take_along_axis(rewards_BL, last_B[:, None], -1)[:, 0]
+
+    return score
+
+
+def rewards_function(cfg: ModelConfig) -> Callable[..., Array]:
+    """A pure function (params, tokens, segment_ids, positions or None) -> float32 [B, L], all of them [B, L]: the head
+    at every token, from which a value network may begin."""
+    module = wrap(architecture_of(cfg), cfg, (), every_reward)
+
+    def rewards(params: Params, tokens_BL: Array, segment_ids_BL: Array, positions_BL: Array | None = None) -> Array:
+        batch = {"tokens": tokens_BL, "segment_ids": segment_ids_BL}
+        batch |= {} if positions_BL is None else {"positions": positions_BL}
+        outputs: Any = module.apply({"params": params}, batch)
+        return outputs["rewards"]
+
+    return rewards
+
+
+def abstract_reward_params(cfg: ModelConfig) -> Params:
+    """The parameters of a reward model, as ShapeDtypeStructs."""
+    module = wrap(architecture_of(cfg), cfg, (), every_reward)
+    texts = {name: jax.ShapeDtypeStruct((1, 2), np.int32) for name in ("tokens", "segment_ids")}
+    return jax.eval_shape(partial(init_wrapped, module, texts), jax.random.key(0))
