@@ -152,7 +152,7 @@ def reward(root: Path) -> FinetuneConfig:
         {
             "turns": [{"role": "user", "text": lines[i]}],
             "answers": (answers := [text[:40] for text in lines[i + 1 : i + 3 + i % 2]]),
-            "ranks": [1 + sum(len(other) > len(text) for other in answers) for text in answers],
+            "ranks": [1 + sorted(answers).index(text) for text in answers],
         }
         for i in range(42)
     ]
@@ -167,7 +167,7 @@ def dpo(root: Path) -> FinetuneConfig:
     cfg = reward(root)
     names = ("data", "folder", "train", "heldout_share", "template")
     task = DpoConfig(**{name: getattr(cfg.task, name) for name in names})
-    return replace(cfg, directory=str(root / "dpo"), task=task, epochs=1.5)
+    return replace(cfg, directory=str(root / "dpo"), task=task, epochs=1.45)
 
 
 def config(name: str, root: Path) -> RunConfig:
