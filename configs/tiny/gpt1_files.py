@@ -2,8 +2,8 @@
 
 Command:   python run_pretrain.py configs/tiny/gpt1_files.py --directory runs/mine --data.0.data.store stores/mine \\
                --data.0.data.source.paths 'texts/*.txt'
-Result:    on 23 novels (english_novels/[A-F]*.txt.gz), after 300 of the 500 steps: held-out loss 5.73 (unigram 6.31).
-           The whole run was not measured.
+Result:    on 23 novels (english_novels/[A-F]*.txt.gz): held-out perplexity 272 (unigram 550), accuracy 0.101 (unigram
+           0.046); the time was not taken alone
 """
 
 from dataclasses import replace

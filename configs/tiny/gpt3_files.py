@@ -2,7 +2,8 @@
 
 Command:   python run_pretrain.py configs/tiny/gpt3_files.py --directory runs/mine --data.0.data.store stores/mine \\
                --data.0.data.source.paths 'texts/*.txt'
-Result:    not measured
+Result:    on 23 novels (english_novels/[A-F]*.txt.gz): held-out perplexity 133 (unigram 550), accuracy 0.131 (unigram
+           0.037); 3 minutes on a core of an AMD EPYC (family 25) that did other work too
 """
 
 from dataclasses import replace

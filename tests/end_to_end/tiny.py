@@ -167,7 +167,7 @@ def dpo(root: Path) -> FinetuneConfig:
     cfg = reward(root)
     names = ("data", "folder", "train", "heldout_share", "template")
     task = DpoConfig(**{name: getattr(cfg.task, name) for name in names})
-    return replace(cfg, directory=str(root / "dpo"), task=task, epochs=1.45)
+    return replace(cfg, directory=str(root / "dpo"), task=task, epochs=4 / 3)
 
 
 def config(name: str, root: Path) -> RunConfig:
