@@ -16,10 +16,8 @@ import numpy as np
 from lmjax.errors import UserError
 from lmjax.models import architecture_of
 from lmjax.models.architecture import AttentionConfig, ModelConfig, check_use
-from lmjax.models.gpt import empty_cache
+from lmjax.models.gpt import empty_cache, flush_right
 from lmjax.types import Array, Params
-
-PROMPT_MULTIPLE = 32  # prompts are padded to multiples of it, so that a program serves many lengths
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,11 @@ def generate(
     assert isinstance(cfg, AttentionConfig)
     if not prompts or not all(prompts):
         raise UserError("a prompt is empty; give at least one token to continue")
-    lengths = np.array([len(p) for p in prompts])
-    longest, rows = int(lengths.max()), cfg.max_position_embeddings
+    longest, rows = max(map(len, prompts)), cfg.max_position_embeddings
     if cfg.position_embedding == "learned" and longest + sampling.max_new_tokens > rows:
         needed = f"a prompt of {longest} tokens and {sampling.max_new_tokens} new ones"
         raise UserError(f"{needed} exceed the position table ({rows} rows); lower max_new_tokens, or cut the prompt")
-    width = -(-longest // PROMPT_MULTIPLE) * PROMPT_MULTIPLE
-    tokens_BP = np.array([[0] * (width - len(p)) + list(p) for p in prompts], np.int32)
-    segment_ids_BP = (np.arange(width)[None] >= width - lengths[:, None]).astype(np.int32)
+    tokens_BP, segment_ids_BP = flush_right(prompts)  # to a few widths, so that a program serves many lengths
     end = jnp.int32(-1 if eos_id is None else eos_id)
     new_BN = _generate(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed))
     return [row[: row.index(eos_id)] if eos_id in row else row for row in np.asarray(new_BN).tolist()]

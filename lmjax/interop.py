@@ -57,8 +57,8 @@ def load(path: str | os.PathLike[str], average: int = 1) -> "LanguageModel":
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """A model with its parameters, made by `load`; `vocabulary` is None where none lay beside the weights. `layer`: what
-    a fine-tuned task has on top, where Hugging Face has a class for it; calls do not run it, `save_hf` writes it."""
+    """A model with its parameters, made by `load`; `vocabulary` is None where none lay beside the weights. `layer`:
+    what a fine-tuned task has on top, as Hugging Face's classes have it; calls do not run it, `save_hf` writes it."""
 
     config: ModelConfig
     heads: tuple[str, ...]

@@ -1,19 +1,21 @@
 """Fine-tuning as its user meets it: the command, several runs in one table, and how it refuses."""
 
 import json
-import os
-import subprocess
-import sys
+import runpy
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig, finetune, resolve
+from lmjax.interop import load
 from lmjax.study import one_run, study, summary, table
 from lmjax.tasks.spans import SpanConfig
+from lmjax.train.checkpoint import find, read_arrays
 from lmjax.train.loop import is_over
 from lmjax.types import TrainState
 from tests.end_to_end import tiny
@@ -123,6 +125,11 @@ def test_questions_from_files_to_predictions(recipe: FinetuneConfig, root: Path,
     assert list(found) == [f"dev{i}" for i in range(8)]
     logged = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(row["loss"]) and not row["skipped"] for row in logged if "loss" in row)
+    lm = load(directory)  # with the task's layer, as a class of transformers has it
+    lm.save_hf(tmp_path / "hf")
+    tensors, trained = load_file(tmp_path / "hf/model.safetensors"), read_arrays(find(directory))
+    np.testing.assert_array_equal(tensors["qa_outputs.weight"].T, trained["params/qa_outputs/kernel"])
+    assert json.loads((tmp_path / "hf/config.json").read_text())["architectures"] == ["BertForQuestionAnswering"]
 
 
 def test_refusals(recipe: FinetuneConfig, tmp_path: Path) -> None:
@@ -141,16 +148,42 @@ def test_refusals(recipe: FinetuneConfig, tmp_path: Path) -> None:
     assert resolve(replace(recipe, task=replace(task, heldout_share=0.25))).stages[0].until_step == 9
 
 
-def test_a_bad_line_is_one_line_and_exit_code_2(recipe: FinetuneConfig, tmp_path: Path) -> None:
-    (tmp_path / "train.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tperhaps\n")
-    config = ROOT / "configs/finetune/rte.py"
-    command = [sys.executable, str(ROOT / "run_finetune.py"), str(config), "--init-from", recipe.init_from]
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, "--task.folder", str(tmp_path), "--length", "24"], env=environment, cwd=tmp_path,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert (
-        done.stderr == f"lmjax: {tmp_path}/train.tsv, line 2: label 'perhaps' is none of entailment, not_entailment\n"
-    )
+SQUAD = '{"data": [{"paragraphs": [{"context": "%s", "qas": [{"id": "q", "question": "%s", "answers": %s}]}]}]}'
+BAD = [  # a config, its training file, the family of the model, what is said
+    ("rte", "h\ta\tb", "bert", "train.tsv, line 1: 3 columns, not 4 (index, sentence1, sentence2, label)"),
+    ("rte", "0\ta\tb\tperhaps", "bert", "train.tsv, line 1: label 'perhaps' is none of entailment, not_entailment"),
+    ("rte", "0\ta\t \tentailment", "bert", "train.tsv, line 1: column 'sentence2' is empty"),
+    ("codah", "c\tWho?\ta\tb\tc\t0", "bert", "train.tsv, line 1: 6 columns, not 7"),
+    ("conll2003", "-DOCSTART- -X- O O\n\nEU NNP I-ORG", "bert", "eng.train, line 3: 3 columns, not 4"),
+    ("conll2003", "EU NNP I-NP I-COMPANY", "bert", "eng.train, line 1: tag 'I-COMPANY' is none of O, B-PER, I-PER"),
+    ("squad1", SQUAD % ("A dog.", " ", "[]"), "bert", "train-v1.1.json, question q: its question is empty"),
+    ("squad1", SQUAD % ("A dog.", "Who?", "[]"), "bert", "train-v1.1.json, question q: it has no answers"),
+    ("squad1", "", "gpt2", "squad1: a causal model knows no token's right side; this task takes an encoder"),
+    ("conll2003", "", "gpt2", "conll2003: a causal model knows no word's right side; this task takes an encoder"),
+    ("rte", "", "marian", "marian is a Transformer; this task takes an encoder or a decoder of tokens"),
+    ("rte", "", "elmo", "elmo is a Elmo; this task takes it as features: --task.features.layers mix"),
+]
+
+
+@pytest.mark.parametrize(("config", "content", "family", "said"), BAD)
+def test_bad_input_is_one_line_and_exit_code_2(
+    config: str, content: str, family: str, said: str, root: Path, tmp_path: Path, recipe: FinetuneConfig,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Of the command itself."""
+    model = Path(recipe.init_from) if family == "bert" else root / "models" / family
+    if not model.exists():
+        write_run(family, model)
+    names = {"rte": "train.tsv", "codah": "train.tsv", "conll2003": "eng.train", "squad1": "train-v1.1.json"}
+    (tmp_path / names[config]).write_text(content + "\n")
+    command = [f"{ROOT}/configs/finetune/{config}.py", "--init-from", str(model), "--task.folder", str(tmp_path)]
+    command += ["--task.train", names[config], "--length", "24", "--stores", str(tmp_path / "stores")]
+    monkeypatch.setattr("sys.argv", ["run_finetune.py", *command])
+    monkeypatch.setattr("warnings.formatwarning", warnings.formatwarning)  # the command sets its own
+    with pytest.raises(SystemExit) as exited:
+        runpy.run_path(str(ROOT / "run_finetune.py"), run_name="__main__")
+    assert exited.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lmjax: ")
+    assert said in line
+    assert not (tmp_path / "stores").exists()

@@ -11,7 +11,7 @@ from typing import Any
 
 from lmjax.models import encoder
 from lmjax.models.architecture import Architecture
-from lmjax.models.task_layers import LAYERS
+from lmjax.models.task_layers import ALIKE
 from lmjax.models.weights import Weight
 
 
@@ -80,7 +80,7 @@ ARCHITECTURE = Architecture(
     },
     hf_ignored=(r"bert\.embeddings\.(position_ids|token_type_ids)",),
     hf_fixed={"tie_word_embeddings": True, "is_decoder": False, "position_embedding_type": "absolute"},
-    hf_tasks=dict.fromkeys(LAYERS, {}),
+    hf_tasks=ALIKE,
     flops=encoder.flops,
     presets=PRESETS,
 )

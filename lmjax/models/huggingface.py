@@ -7,6 +7,7 @@ ELMo's release, `options.json` beside an HDF5 file, is read and written in the s
 import io
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -40,8 +41,7 @@ class Model(NamedTuple):
 
 
 def read_model(directory: epath.Path) -> Model:
-    """Reads a directory as `save_pretrained` writes it, from the backbone or from any model with known heads or a task's
-    layer.
+    """Reads a directory as `save_pretrained` writes it: a backbone, or a model with known heads or a task's layer.
 
     Raises:
       UserError: an unknown architecture or option, pickled or damaged weights, a missing, unknown or misshapen tensor.
@@ -87,6 +87,10 @@ def write_model(model: Model, directory: epath.Path) -> None:
     cfg, heads, params, layer = model
     architecture = architecture_of(cfg)
     content, rows = architecture.to_hf(cfg, heads), architecture.weights(cfg)
+    if layer and layer.hf_class not in architecture.hf_tasks:
+        left_out = f"{content['model_type']}'s {layer.name} has no class of Hugging Face's and is not written"
+        warnings.warn(left_out, stacklevel=3)
+        params, layer = {name: part for name, part in params.items() if name != layer.name}, None
     if layer:
         content, rows = task_layers.to_hf(layer, content), [*rows, *layer.weights()]
     tensors = to_hf(rows, params, cfg.vocab_size)

@@ -21,6 +21,7 @@ LAYERS = {  # what Hugging Face's classes are called behind the family's name, a
     "ForTokenClassification": "classifier",
     "ForQuestionAnswering": "qa_outputs",
 }
+ALIKE: Mapping[str, Mapping[str, str]] = {hf_class: {} for hf_class in LAYERS}  # a family whose classes have no more
 LABELLED = ("ForSequenceClassification", "ForTokenClassification")
 
 

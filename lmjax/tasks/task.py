@@ -80,7 +80,7 @@ class Supervised:
       score: (split, predictions) -> figures; the task's headline among them.
       baselines: (training split, held-out split) -> {figure: {the baseline's name: value}}.
       files: (the split's name, split, predictions) -> {name: text} of prediction files in the official format.
-      layer: what stands on the backbone, where Hugging Face has a class for the same.
+      layer: what stands on the backbone, if classes of Hugging Face's have the same (not every family's do).
       new_tokens: rows of the word table behind the tokenizer's.
       sequences: how many sequences of the row length a row holds.
       features: see `SupervisedConfig`.

@@ -77,19 +77,16 @@ def read_part(directory: epath.Path, declared: Any, name: str) -> Any:
 
 
 def _read_run(directories: list[epath.Path]) -> Model:
-    """The mean of some checkpoints. Of a task with layers of its own on top, the backbone, and the layer that Hugging
-    Face has too."""
+    """The mean of some checkpoints. Of what a task has on top, the layer that Hugging Face's classes have too."""
     directory = directories[-1]
     cfg = portable(read_part(directory, ModelConfig, "model"))  # it was trained by whatever kernel and memory plan
     architecture = architecture_of(cfg)
     task = make_task(read_part(directory, TaskConfig, "task"))
     heads, layer = task.heads_of(architecture), task.supervised and task.supervised.layer
     abstract = abstract_params(architecture, cfg, heads)
-    if task.supervised and layer and layer.hf_class in architecture.hf_tasks:
+    if task.supervised and layer:
         draw = partial(init_wrapped, wrap(architecture, cfg, heads, task.supervised.read), task.features(1, 2, None))
         abstract = {**abstract, layer.name: jax.eval_shape(draw, jax.random.key(0))[layer.name]}
-    else:
-        layer = None
     params = restore_params(directory, abstract)
     for other in directories[:-1]:
         params = jax.tree.map(jnp.add, params, restore_params(other, abstract))

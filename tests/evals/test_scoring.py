@@ -103,6 +103,28 @@ def test_few_programs_serve_all_lengths():
     assert _statistics._cache_size() == before + 2
 
 
+def test_barred_tokens_stand_in_nobodys_way_but_at_the_first_place():
+    cfg = tiny("gpt2", max_position_embeddings=40)
+    lm = LanguageModel(cfg, ("clm",), noisy(cfg, ("clm",)), None)
+
+    def ranked(text):  # behind it, the likeliest first; what stands behind is not seen
+        tokens = np.array([[*text, *[0] * (39 - len(text))]])
+        return np.argsort(-np.asarray(lm(tokens=tokens)["logits"][0, len(text) - 1])).tolist()
+
+    first = ranked([5, 7])
+    second = ranked([5, 7, first[2]])
+    right, late = Request([5, 7], [first[2], second[0]]), Request([5, 7], [first[2], second[1]])
+    assert [s.greedy for s in score(lm, [right, late])] == [False, False]
+    assert [s.greedy for s in score(lm, [right, late], barred=first[:2])] == [True, False]
+    assert [s.greedy for s in score(lm, [right, late], barred=[*first[:2], second[0]])] == [
+        second[0] != first[2],
+        False,
+    ]
+    assert not score(lm, [Request([5, 7], first[:1])], barred=first[:1])[0].greedy
+    plain, barred = (score(lm, [right], barred=ids)[0].log_probabilities for ids in ((), first[:2]))
+    np.testing.assert_array_equal(plain, barred)
+
+
 @pytest.mark.parametrize(
     ("context", "continuation"),
     [("The dog", " barked at"), ("The dog ", "barked at"), ("The d", "og"), ("", "The dog")],

@@ -96,9 +96,17 @@ def test_scores_have_one_output_and_other_files_are_refused(tmp_path: Path) -> N
     save_file({k: x for k, x in tensors.items() if k != "classifier.weight"}, tmp_path / "hf/model.safetensors")
     with pytest.raises(UserError, match=r"tensor classifier\.weight is missing"):
         read_model(rewritten(tmp_path / "hf", {"id2label": {}}))
+    gpt2 = {"model_type": "gpt2", "architectures": ["GPT2ForSequenceClassification"]}
     with pytest.raises(UserError, match="no place for the layer of GPT2ForSequenceClassification"):
-        gpt2 = {"model_type": "gpt2", "architectures": ["GPT2ForSequenceClassification"]}
         read_model(rewritten(tmp_path / "hf", gpt2))
+
+
+def test_what_hugging_face_has_no_class_for_is_said_to_be_left_out(tmp_path: Path) -> None:
+    _, lm = fine_tuned("gpt2", make_task(ClassificationConfig(data="mnli", frame="ordered")))
+    with pytest.warns(UserWarning, match="gpt2's classifier has no class of Hugging Face's and is not written"):
+        lm.save_hf(tmp_path / "hf")
+    assert load(tmp_path / "hf").layer is None
+    assert lm.num_params - load(tmp_path / "hf").num_params == 32 * 3 + 3
 
 
 def test_which_layer_is_a_tasks_own() -> None:
@@ -108,7 +116,11 @@ def test_which_layer_is_a_tasks_own() -> None:
     assert outputs_in_order(shuffled, ours) == [1, 2, 0]
     assert outputs_in_order(TaskLayer("ForSequenceClassification"), ours) == slice(None)
     assert outputs_in_order(ours, ours) == slice(None)
-    for other in (None, TaskLayer("ForTokenClassification", ("a", "b", "c")), TaskLayer(ours.hf_class, ("a", "x", "c"))):
+    for other in (
+        None,
+        TaskLayer("ForTokenClassification", ("a", "b", "c")),
+        TaskLayer(ours.hf_class, ("a", "x", "c")),
+    ):
         assert outputs_in_order(other, ours) is None
     assert outputs_in_order(ours, None) is None
 
@@ -131,7 +143,9 @@ def test_transformers_computes_the_same_and_what_it_writes_is_read(run_peer, tmp
         types = () if family == "roberta" else ("token_type_ids",)
         batch |= {k: rng.integers(0, 2, batch["tokens"].shape, np.int32) * batch["segment_ids"] for k in types}
         features |= {f"{case}/{TEXT[k]}": batch[k] for k in ("tokens", "segment_ids", *types)}
-        run = jax.jit(lambda params, batch, module=module: module.apply({"params": params}, batch), compiler_options=QUICKLY)
+        run = jax.jit(
+            lambda params, batch, module=module: module.apply({"params": params}, batch), compiler_options=QUICKLY
+        )
         ours[case] = (run, lm, batch)
     found = run_peer(PEER, features, *(str(tmp_path / case) for case in ours))
     worst = 0.0
@@ -148,5 +162,7 @@ def test_transformers_computes_the_same_and_what_it_writes_is_read(run_peer, tmp
                 if a.shape[:2] == batch["tokens"].shape:  # by tokens: what stands at padding is read by nobody
                     a, b = a[batch["segment_ids"] > 0], b[batch["segment_ids"] > 0]
                 worst = max(worst, float(np.abs(a - b).max() / max(1, np.abs(b).max())))
-                np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1, np.abs(b).max()), err_msg=f"{prefix} {mine}")
+                np.testing.assert_allclose(
+                    a, b, rtol=0, atol=1e-5 * max(1, np.abs(b).max()), err_msg=f"{prefix} {mine}"
+                )
     print(f"logits differ by at most {worst:.1e} of the largest")

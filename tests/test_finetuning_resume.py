@@ -1,0 +1,101 @@
+"""Kinds of labelled tasks: a run that was stopped and goes on ends in the bits, and the predictions, of one that was
+not. Classification and features are killed in tests/end_to_end."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from etils import epath
+
+from lmjax.finetuning import FinetuneConfig, resolve, write_results
+from lmjax.tasks.choice import ChoiceConfig
+from lmjax.tasks.spans import SpanConfig
+from lmjax.tasks.tagging import TaggingConfig
+from lmjax.tasks.task import FilesConfig
+from lmjax.train import assemble
+from lmjax.train.loop import is_over, train
+from lmjax.verify import fingerprint
+from tests.end_to_end import tiny
+from tests.models.tiny import QUICKLY
+
+
+class QuickJax:
+    """jax, whose programs are compiled quickly."""
+
+    jit = staticmethod(partial(jax.jit, compiler_options=QUICKLY))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(jax, name)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
+    """Four steps, evaluated and kept at 2 and 4."""
+    folder = tmp_path_factory.mktemp("resume")
+    tiny.write_text(folder)
+    cfg = tiny.finetuning(folder)
+    return replace(cfg, positions="keep", length=24, epochs=2.0, batch_size=8, evaluate_each=1.0)
+
+
+def questions(folder: Path, lines: list[str]) -> FilesConfig:
+    """One answer does not stand at its offset: it is counted, and the run goes on."""
+    for split, chosen in (("train", lines[:13]), ("dev", lines[13:19])):
+        asked = []
+        for i, line in enumerate(chosen):
+            answers = [] if i % 3 == 0 else [{"text": line.split()[0], "answer_start": int(i == 1)}]
+            question = {"id": f"{split}{i}", "question": line.split()[-1], "answers": answers}
+            asked.append({"context": line, "qas": [question | {"is_impossible": not answers}]})
+        (folder / f"{split}-v2.0.json").write_text(json.dumps({"data": [{"paragraphs": asked}]}))
+    return SpanConfig(data="squad2", folder=str(folder), stride=8, query_length=4)
+
+
+def endings(folder: Path, lines: list[str]) -> FilesConfig:
+    for split, first, count in (("train", 0, 16), ("dev", 20, 6)):
+        rows = [[f"c\t{lines[first + i]}", *(lines[first + i + k].split()[0] for k in range(4)), str(i % 4)]
+                for i in range(count)]  # fmt: skip
+        (folder / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    return ChoiceConfig(data="codah", folder=str(folder))
+
+
+def tagged(folder: Path, lines: list[str]) -> FilesConfig:
+    for split, chosen in (("train", lines[:16]), ("testa", lines[16:22])):
+        sentences = (
+            "".join(f"{word} N N {'I-PER' if len(word) > 5 else 'O'}\n" for word in line.split()) for line in chosen
+        )
+        (folder / f"eng.{split}").write_text("\n".join(sentences))
+    return TaggingConfig(data="conll2003", folder=str(folder))
+
+
+@pytest.mark.parametrize("kind", [questions, endings, tagged])
+def test_a_run_that_was_stopped_goes_on(
+    kind: Any,
+    recipe: FinetuneConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(assemble, "jax", QuickJax())
+    lines = [line for line in Path(recipe.task.folder, "text0.txt").read_text().split("\n") if line]  # type: ignore[attr-defined]
+    cfg = replace(recipe, task=kind(tmp_path, lines), stores=str(tmp_path / "stores"))
+    runs = [replace(resolve(cfg), directory=str(tmp_path / name)) for name in ("untouched", "stopped")]
+    assert ("1 of 8 answers are not at their offset" in capsys.readouterr().out) == (kind is questions)
+    program, steps = assemble.assemble(runs[0]), runs[0].stages[0].until_step
+    assert is_over(runs[0], train(runs[0], program))
+    for step in (1, 3):  # before and behind what is kept on the way
+        assert not is_over(runs[1], train(replace(runs[1], stop_at=step), program))
+    assert is_over(runs[1], train(runs[1], program))
+    assert capsys.readouterr().err.count("resumes at step") == 2
+    assert fingerprint(runs[0].directory) == fingerprint(runs[1].directory)
+    assert fingerprint(runs[0].directory).step == steps == 4
+    written = []
+    for run in runs:
+        write_results(run, program)
+        folder = epath.Path(run.directory)
+        files = [folder / "result.json", *sorted((folder / "predictions/heldout").iterdir())]
+        written.append({file.name: file.read_text() for file in files})
+    assert written[0] == written[1]
+    assert len(written[0]) > 1
