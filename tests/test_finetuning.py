@@ -19,7 +19,7 @@ from lmjax.train.checkpoint import find, read_arrays
 from lmjax.train.loop import is_over
 from lmjax.types import TrainState
 from tests.end_to_end import tiny
-from tests.tiny_runs import write_run
+from tests.tiny_runs import train_quickly, write_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,8 +103,11 @@ def test_the_table_has_the_best_median_first() -> None:
     assert lines[2].split() == ["low", "0.1000", "0.1000", "-", "0.1000", "1"]
 
 
-def test_questions_from_files_to_predictions(recipe: FinetuneConfig, root: Path, tmp_path: Path) -> None:
+def test_questions_from_files_to_predictions(
+    recipe: FinetuneConfig, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two steps on SQuAD's format: figures of the best state and its predictions are there, and are numbers."""
+    train_quickly(monkeypatch)
     lines = [line for line in (root / "text0.txt").read_text().split("\n") if line]
     for split, chosen in (("train", lines[:16]), ("dev", lines[16:24])):
         asked = []
@@ -180,6 +183,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     command += ["--task.train", names[config], "--length", "24", "--stores", str(tmp_path / "stores")]
     monkeypatch.setattr("sys.argv", ["run_finetune.py", *command])
     monkeypatch.setattr("warnings.formatwarning", warnings.formatwarning)  # the command sets its own
+    monkeypatch.setattr("lmjax.parallel.initialize_distributed", lambda: None)  # this process has begun already
     with pytest.raises(SystemExit) as exited:
         runpy.run_path(str(ROOT / "run_finetune.py"), run_name="__main__")
     assert exited.value.code == 2

@@ -3,11 +3,9 @@ not. Classification and features are killed in tests/end_to_end."""
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 from etils import epath
 
@@ -16,29 +14,20 @@ from lmjax.tasks.choice import ChoiceConfig
 from lmjax.tasks.spans import SpanConfig
 from lmjax.tasks.tagging import TaggingConfig
 from lmjax.tasks.task import FilesConfig
-from lmjax.train import assemble
+from lmjax.train.assemble import assemble
 from lmjax.train.loop import is_over, train
 from lmjax.verify import fingerprint
 from tests.end_to_end import tiny
-from tests.models.tiny import QUICKLY
-
-
-class QuickJax:
-    """jax, whose programs are compiled quickly."""
-
-    jit = staticmethod(partial(jax.jit, compiler_options=QUICKLY))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(jax, name)
+from tests.tiny_runs import train_quickly
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
-    """Four steps, evaluated and kept at 2 and 4."""
+    """Of which runs of four steps are made, evaluated and kept at 2 and 4."""
     folder = tmp_path_factory.mktemp("resume")
     tiny.write_text(folder)
     cfg = tiny.finetuning(folder)
-    return replace(cfg, positions="keep", length=24, epochs=2.0, batch_size=8, evaluate_each=1.0)
+    return replace(cfg, positions="keep", length=24)
 
 
 def questions(folder: Path, lines: list[str]) -> FilesConfig:
@@ -78,19 +67,21 @@ def test_a_run_that_was_stopped_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(assemble, "jax", QuickJax())
+    train_quickly(monkeypatch)
     lines = [line for line in Path(recipe.task.folder, "text0.txt").read_text().split("\n") if line]  # type: ignore[attr-defined]
     cfg = replace(recipe, task=kind(tmp_path, lines), stores=str(tmp_path / "stores"))
-    runs = [replace(resolve(cfg), directory=str(tmp_path / name)) for name in ("untouched", "stopped")]
+    run = resolve(cfg)
+    run = replace(run, stages=(replace(run.stages[0], until_step=4),), evaluation=replace(run.evaluation, every=2))
+    runs = [replace(run, directory=str(tmp_path / name)) for name in ("untouched", "stopped")]
     assert ("1 of 8 answers are not at their offset" in capsys.readouterr().out) == (kind is questions)
-    program, steps = assemble.assemble(runs[0]), runs[0].stages[0].until_step
+    program = assemble(run)
     assert is_over(runs[0], train(runs[0], program))
     for step in (1, 3):  # before and behind what is kept on the way
         assert not is_over(runs[1], train(replace(runs[1], stop_at=step), program))
     assert is_over(runs[1], train(runs[1], program))
     assert capsys.readouterr().err.count("resumes at step") == 2
     assert fingerprint(runs[0].directory) == fingerprint(runs[1].directory)
-    assert fingerprint(runs[0].directory).step == steps == 4
+    assert fingerprint(runs[0].directory).step == 4
     written = []
     for run in runs:
         write_results(run, program)

@@ -76,13 +76,16 @@ def from_hf(content: Mapping[str, Any]) -> TaskLayer | None:
 
 
 def renamed(tensors: Mapping[str, np.ndarray], names: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Tensors below each of `names` (module: the name that it gets)."""
-
-    def new(name: str) -> str:
+    """Tensors of each of `names` (module: the name that it gets), in place of what is called so already: old files have
+    RoBERTa's pooler beside the classifier that does without it."""
+    kept, moved = {}, {}
+    for name, tensor in tensors.items():
         module, _, last = name.rpartition(".")
-        return f"{names[module]}.{last}" if module in names else name
-
-    return {new(name): tensor for name, tensor in tensors.items()}
+        if module in names:
+            moved[f"{names[module]}.{last}"] = tensor
+        else:
+            kept[name] = tensor
+    return kept | moved
 
 
 def outputs_in_order(theirs: TaskLayer | None, ours: TaskLayer | None) -> list[int] | slice | None:

@@ -101,6 +101,16 @@ def test_scores_have_one_output_and_other_files_are_refused(tmp_path: Path) -> N
         read_model(rewritten(tmp_path / "hf", gpt2))
 
 
+def test_the_pooler_of_old_files_gives_way_to_the_classifiers(tmp_path: Path) -> None:
+    _, lm = fine_tuned("roberta", make_task(ClassificationConfig(data="mnli")))
+    lm.save_hf(tmp_path / "hf")
+    tensors = load_file(tmp_path / "hf/model.safetensors")
+    old = {f"roberta.pooler.dense.{k}": 0 * tensors[f"classifier.dense.{k}"] for k in ("weight", "bias")}
+    save_file(old | tensors, tmp_path / "hf/model.safetensors")
+    found = read_model(epath.Path(tmp_path / "hf")).params["pooler"]
+    np.testing.assert_array_equal(found["kernel"], lm.params["pooler"]["kernel"])
+
+
 def test_what_hugging_face_has_no_class_for_is_said_to_be_left_out(tmp_path: Path) -> None:
     _, lm = fine_tuned("gpt2", make_task(ClassificationConfig(data="mnli", frame="ordered")))
     with pytest.warns(UserWarning, match="gpt2's classifier has no class of Hugging Face's and is not written"):
