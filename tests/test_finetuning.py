@@ -8,18 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig, finetune, resolve
-from lmjax.interop import load
 from lmjax.study import one_run, study, summary, table
-from lmjax.tasks.spans import SpanConfig
-from lmjax.train.checkpoint import find, read_arrays
 from lmjax.train.loop import is_over
 from lmjax.types import TrainState
 from tests.end_to_end import tiny
-from tests.tiny_runs import train_quickly, write_run
+from tests.tiny_runs import write_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,38 +97,6 @@ def test_the_table_has_the_best_median_first() -> None:
     lines = table({"low": summary(runs(0.1)), "high": one}).splitlines()
     assert lines[1].split() == ["high", "0.7000", "0.7000", "0.2000", "0.9000", "3"]
     assert lines[2].split() == ["low", "0.1000", "0.1000", "-", "0.1000", "1"]
-
-
-def test_questions_from_files_to_predictions(
-    recipe: FinetuneConfig, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two steps on SQuAD's format: figures of the best state and its predictions are there, and are numbers."""
-    train_quickly(monkeypatch)
-    lines = [line for line in (root / "text0.txt").read_text().split("\n") if line]
-    for split, chosen in (("train", lines[:16]), ("dev", lines[16:24])):
-        asked = []
-        for i, line in enumerate(chosen):
-            answers = [] if i % 3 == 0 else [{"text": line.split()[0], "answer_start": 0}]
-            question = {"id": f"{split}{i}", "question": line.split()[-1], "answers": answers}
-            asked.append({"context": line, "qas": [question | {"is_impossible": not answers}]})
-        (tmp_path / f"{split}-v2.0.json").write_text(json.dumps({"data": [{"paragraphs": asked}]}))
-    task, directory = SpanConfig(data="squad2", folder=str(tmp_path), stride=8), tmp_path / "run"
-    run = replace(recipe, task=task, directory=str(directory), epochs=1.0, stores=str(tmp_path), micro_batches=1)
-    figures = finetune(run)
-    assert json.loads((directory / "result.json").read_text())["figures"] == figures
-    assert np.isfinite([*figures.values()]).all()
-    assert 0 <= figures["f1"] <= 1
-    names = {file.name for file in (directory / "predictions/heldout").iterdir()}
-    assert names == {"predictions.json", "nbest_predictions.json", "null_odds.json"}
-    found = json.loads((directory / "predictions/heldout/predictions.json").read_text())
-    assert list(found) == [f"dev{i}" for i in range(8)]
-    logged = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    assert all(np.isfinite(row["loss"]) and not row["skipped"] for row in logged if "loss" in row)
-    lm = load(directory)  # with the task's layer, as a class of transformers has it
-    lm.save_hf(tmp_path / "hf")
-    tensors, trained = load_file(tmp_path / "hf/model.safetensors"), read_arrays(find(directory))
-    np.testing.assert_array_equal(tensors["qa_outputs.weight"].T, trained["params/qa_outputs/kernel"])
-    assert json.loads((tmp_path / "hf/config.json").read_text())["architectures"] == ["BertForQuestionAnswering"]
 
 
 def test_refusals(recipe: FinetuneConfig, tmp_path: Path) -> None:

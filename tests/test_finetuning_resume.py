@@ -6,15 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from etils import epath
+from safetensors.numpy import load_file
 
 from lmjax.finetuning import FinetuneConfig, resolve, write_results
+from lmjax.interop import load
 from lmjax.tasks.choice import ChoiceConfig
 from lmjax.tasks.spans import SpanConfig
 from lmjax.tasks.tagging import TaggingConfig
 from lmjax.tasks.task import FilesConfig
 from lmjax.train.assemble import assemble
+from lmjax.train.checkpoint import find, read_arrays
 from lmjax.train.loop import is_over, train
 from lmjax.verify import fingerprint
 from tests.end_to_end import tiny
@@ -59,34 +63,46 @@ def tagged(folder: Path, lines: list[str]) -> FilesConfig:
     return TaggingConfig(data="conll2003", folder=str(folder))
 
 
-@pytest.mark.parametrize("kind", [questions, endings, tagged])
+@pytest.mark.parametrize(
+    ("kind", "layer", "files"),
+    [
+        (questions, "qa_outputs", {"predictions.json", "nbest_predictions.json", "null_odds.json"}),
+        (endings, "classifier", {"codah.tsv"}),
+        (tagged, "classifier", {"predictions.txt"}),
+    ],
+)
 def test_a_run_that_was_stopped_goes_on(
     kind: Any,
+    layer: str,
+    files: set[str],
     recipe: FinetuneConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """And both are models with the task's layer, which transformers' classes have too."""
     train_quickly(monkeypatch)
     lines = [line for line in Path(recipe.task.folder, "text0.txt").read_text().split("\n") if line]  # type: ignore[attr-defined]
     cfg = replace(recipe, task=kind(tmp_path, lines), stores=str(tmp_path / "stores"))
     run = resolve(cfg)
+    assert ("1 of 8 answers are not at their offset" in capsys.readouterr().out) == (kind is questions)
     run = replace(run, stages=(replace(run.stages[0], until_step=4),), evaluation=replace(run.evaluation, every=2))
     runs = [replace(run, directory=str(tmp_path / name)) for name in ("untouched", "stopped")]
-    assert ("1 of 8 answers are not at their offset" in capsys.readouterr().out) == (kind is questions)
     program = assemble(run)
     assert is_over(runs[0], train(runs[0], program))
-    for step in (1, 3):  # before and behind what is kept on the way
-        assert not is_over(runs[1], train(replace(runs[1], stop_at=step), program))
+    assert not is_over(runs[1], train(replace(runs[1], stop_at=3), program))  # behind what is kept on the way
     assert is_over(runs[1], train(runs[1], program))
-    assert capsys.readouterr().err.count("resumes at step") == 2
+    assert "resumes at step 3 of 4" in capsys.readouterr().err
     assert fingerprint(runs[0].directory) == fingerprint(runs[1].directory)
     assert fingerprint(runs[0].directory).step == 4
     written = []
-    for run in runs:
-        write_results(run, program)
-        folder = epath.Path(run.directory)
-        files = [folder / "result.json", *sorted((folder / "predictions/heldout").iterdir())]
-        written.append({file.name: file.read_text() for file in files})
+    for one in runs:
+        assert np.isfinite([*write_results(one, program).values()]).all()
+        folder = epath.Path(one.directory)
+        found = [folder / "result.json", *(folder / "predictions/heldout").iterdir()]
+        written.append({file.name: file.read_text() for file in found})
     assert written[0] == written[1]
-    assert len(written[0]) > 1
+    assert set(written[0]) == {"result.json", *files}
+    load(runs[0].directory).save_hf(tmp_path / "hf")
+    tensors, trained = load_file(tmp_path / "hf/model.safetensors"), read_arrays(find(epath.Path(runs[0].directory)))
+    np.testing.assert_array_equal(tensors[f"{layer}.weight"].T, trained[f"params/{layer}/kernel"])
