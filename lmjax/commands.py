@@ -247,8 +247,8 @@ def convert(model: Model, out: Annotated[str, tyro.conf.Positional]) -> None:
 
     lm = load(model)
     lm.save_hf(out)
-    kind = type(lm.config).__name__.removesuffix("Config")
-    print(f"{out}: {kind} with {lm.num_params:,} parameters, heads {', '.join(lm.heads) or 'none'}")
+    kind, heads = type(lm.config).__name__.removesuffix("Config"), [*lm.heads, *([lm.layer.name] if lm.layer else [])]
+    print(f"{out}: {kind} with {lm.num_params:,} parameters, heads {', '.join(heads) or 'none'}")
 
 
 def verify(model: Model) -> None:

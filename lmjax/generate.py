@@ -16,10 +16,8 @@ import numpy as np
 from lmjax.errors import UserError
 from lmjax.models import architecture_of
 from lmjax.models.architecture import AttentionConfig, ModelConfig, check_use
-from lmjax.models.gpt import empty_cache
+from lmjax.models.gpt import empty_cache, flush_right
 from lmjax.types import Array, Params
-
-PROMPT_MULTIPLE = 32  # prompts are padded to multiples of it, so that a program serves many lengths
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def generate(
       UserError: a model that is not causal, an empty prompt, or one too long for the position table.
     """
     _check_room(cfg, prompts, sampling)
-    tokens_BP, segment_ids_BP = _flush_right(prompts, PROMPT_MULTIPLE)
+    tokens_BP, segment_ids_BP = flush_right(prompts)  # to a few widths, so that a program serves many lengths
     end = jnp.int32(-1 if eos_id is None else eos_id)
     new_BN = _generate(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed))
     return [row[: row.index(eos_id)] if eos_id in row else row for row in np.asarray(new_BN).tolist()]
@@ -72,14 +70,6 @@ def _check_room(cfg: ModelConfig, prompts: Sequence[Sequence[int]], sampling: Sa
     if cfg.position_embedding == "learned" and longest + sampling.max_new_tokens > rows:
         needed = f"a prompt of {longest} tokens and {sampling.max_new_tokens} new ones"
         raise UserError(f"{needed} exceed the position table ({rows} rows); lower max_new_tokens, or cut the prompt")
-
-
-def _flush_right(prompts: Sequence[Sequence[int]], multiple: int) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts behind their padding, in a width that is a multiple of `multiple`, and which tokens are real; int32."""
-    lengths = np.array([len(p) for p in prompts])
-    width = -(-int(lengths.max()) // multiple) * multiple
-    tokens_BP = np.array([[0] * (width - len(p)) + list(p) for p in prompts], np.int32)
-    return tokens_BP, (np.arange(width)[None] >= width - lengths[:, None]).astype(np.int32)
 
 
 def next_token_logits(logits_BV: Array, sampling: Sampling) -> Array:
@@ -166,8 +156,8 @@ def stream(
     _check_room(cfg, [prompt], sampling)
     assert isinstance(cfg, AttentionConfig)
     count, room = sampling.max_new_tokens, max(cfg.max_position_embeddings, len(prompt) + sampling.max_new_tokens)
-    multiple = max(PROMPT_MULTIPLE, room // 8)  # a few programs for prompts of all lengths, and one for all steps
-    tokens, real = _flush_right([prompt], multiple)
+    multiple = max(32, room // 8)  # a few programs for prompts of all lengths, and one for all steps
+    tokens, real = flush_right([prompt], multiple)
     positions = np.maximum(np.cumsum(real, axis=1, dtype=np.int32) - 1, 0)
     cache, key = empty_cache(cfg, 1, room + multiple), jax.random.fold_in(jax.random.key(seed), 0)
     for step in range(count):

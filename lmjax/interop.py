@@ -35,6 +35,7 @@ from lmjax.models.architecture import (
     num_params,
 )
 from lmjax.models.huggingface import Model, write_model
+from lmjax.models.task_layers import TaskLayer
 from lmjax.ops.vocabulary import VocabLogits
 from lmjax.train.saved import read_saved
 from lmjax.types import Array, Params
@@ -52,17 +53,19 @@ def load(path: str | os.PathLike[str], average: int = 1) -> "LanguageModel":
       UserError: nothing there, or something damaged or unknown, named.
     """
     model, tokenizer = read_saved(path, average)
-    return LanguageModel(*model, tokenizer)
+    return LanguageModel(model.config, model.heads, model.params, tokenizer, model.layer)
 
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """A model with its parameters, made by `load`; `vocabulary` is None where none lay beside the weights."""
+    """A model with its parameters, made by `load`; `vocabulary` is None where none lay beside the weights. `layer`:
+    what a fine-tuned task has on top, as Hugging Face's classes have it; calls do not run it, `save_hf` writes it."""
 
     config: ModelConfig
     heads: tuple[str, ...]
     params: Params
     vocabulary: Tokenizer | None
+    layer: TaskLayer | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -96,7 +99,8 @@ class LanguageModel:
     @property
     def num_params(self) -> int:
         """Parameters, without the rows that pad the vocabulary."""
-        return num_params(self._architecture, self.config, self.heads)
+        of_layer = jax.tree.leaves(self.params[self.layer.name]) if self.layer else []
+        return num_params(self._architecture, self.config, self.heads) + sum(x.size for x in of_layer)
 
     def __call__(self, *, collect: Sequence[str] = (), **features: Any) -> dict[str, Array]:
         """Runs the model without dropout; compiled once for each shape.
@@ -231,7 +235,7 @@ class LanguageModel:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path} exists already; choose another directory, or delete it")
         with built_aside(path) as building:
-            write_model(Model(self.config, self.heads, self.params), building)
+            write_model(Model(self.config, self.heads, self.params, self.layer), building)
             if self.vocabulary is not None:
                 write_tokenizer(self.vocabulary, building, self.longest, not self.causal, closed=self.translates)
             if path.exists():

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.beam import Beam, search, translate
+from lmjax.beam import Beam, continuations, continue_texts, search, translate
 from lmjax.errors import UserError
+from lmjax.models.gpt import flush_right
 from tests.models.tiny import forward, noisy, tiny
 
 CFG = tiny("marian", eos_token_id=3, max_position_embeddings=64)
@@ -62,6 +63,50 @@ def test_the_score_is_the_log_probability_over_the_penalty_and_one_beam_is_greed
     while len(text) < longest and 3 not in text:
         text.append(1 + int(log_probabilities(CFG, PARAMS, SOURCES[0], text, longest)[-1, 1:].argmax()))
     assert greedy[0].tokens == [token for token in text if token != 3]
+
+
+GPT = tiny("gpt2", vocab_size=7, max_position_embeddings=64)
+PROMPTS, ENDS = [[1, 2, 3, 4], [5], [6, 1, 0]], (4, 6)
+
+
+@cache
+def decoder() -> dict:
+    params = noisy(GPT, ("clm",))
+    params["word_embeddings"]["embedding"] *= 2
+    return params
+
+
+def test_enough_beams_find_the_best_of_all_continuations():
+    """Of prompts of several lengths, read at once: seven words of which two end a text, at most three tokens."""
+    beam = Beam(beams=64, max_extra=3, alpha=0.8, early_stopping="never")
+    best, scores = continuations(GPT, beam, ENDS, decoder(), *flush_right(PROMPTS))
+    for row, prompt in enumerate(PROMPTS):
+
+        @cache
+        def next_log_p(text, prompt=prompt):
+            tokens = np.array([[*prompt, *text, *[0] * (16 - len(prompt) - len(text))]], np.int32)
+            logits = forward(GPT, ("clm",))(decoder(), tokens=tokens)["logits"]
+            return np.asarray(jax.nn.log_softmax(logits[0, len(prompt) + len(text) - 1]))
+
+        scored = {}
+        for n in (1, 2, 3):
+            for text in itertools.product((0, 1, 2, 3, 5), repeat=n - 1):
+                for end in ENDS if n < 3 else range(7):
+                    p = sum(next_log_p((*text, end)[:i])[token] for i, token in enumerate((*text, end)))
+                    scored[*text, end] = p / ((5 + n) / 6) ** 0.8
+        wanted = sorted(scored, key=lambda text: -scored[text])[:10]
+        np.testing.assert_allclose(scores[row, :10], [scored[text] for text in wanted], rtol=1e-4)
+        assert tuple(best[row, 0].tolist()) == (*wanted[0], *[-1] * (3 - len(wanted[0])))
+        found = continue_texts(GPT, decoder(), [prompt], beam, ENDS)[0]
+        assert tuple(found.tokens) == tuple(token for token in wanted[0] if token not in ENDS)
+        assert found.score == pytest.approx(scored[wanted[0]], rel=1e-4)
+
+
+def test_what_cannot_be_continued_is_one_line():
+    with pytest.raises(UserError, match="a prompt is empty"):
+        continue_texts(GPT, {}, [[]], Beam(), ())
+    with pytest.raises(UserError, match="length 65 exceeds the position table"):
+        continue_texts(GPT, {}, [[1] * 15], Beam(), ())
 
 
 def plain_search(next_log_p, cfg, beam: Beam, longest: int) -> list[tuple[float, tuple[int, ...]]]:

@@ -1,9 +1,8 @@
 """Fine-tuning as its user meets it: the command, several runs in one table, and how it refuses."""
 
 import json
-import os
-import subprocess
-import sys
+import runpy
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig, finetune, resolve
 from lmjax.study import one_run, study, summary, table
-from lmjax.tasks.spans import SpanConfig
 from lmjax.train.loop import is_over
 from lmjax.types import TrainState
 from tests.end_to_end import tiny
@@ -101,30 +99,6 @@ def test_the_table_has_the_best_median_first() -> None:
     assert lines[2].split() == ["low", "0.1000", "0.1000", "-", "0.1000", "1"]
 
 
-def test_questions_from_files_to_predictions(recipe: FinetuneConfig, root: Path, tmp_path: Path) -> None:
-    """Two steps on SQuAD's format: figures of the best state and its predictions are there, and are numbers."""
-    lines = [line for line in (root / "text0.txt").read_text().split("\n") if line]
-    for split, chosen in (("train", lines[:16]), ("dev", lines[16:24])):
-        asked = []
-        for i, line in enumerate(chosen):
-            answers = [] if i % 3 == 0 else [{"text": line.split()[0], "answer_start": 0}]
-            question = {"id": f"{split}{i}", "question": line.split()[-1], "answers": answers}
-            asked.append({"context": line, "qas": [question | {"is_impossible": not answers}]})
-        (tmp_path / f"{split}-v2.0.json").write_text(json.dumps({"data": [{"paragraphs": asked}]}))
-    task, directory = SpanConfig(data="squad2", folder=str(tmp_path), stride=8), tmp_path / "run"
-    run = replace(recipe, task=task, directory=str(directory), epochs=1.0, stores=str(tmp_path), micro_batches=1)
-    figures = finetune(run)
-    assert json.loads((directory / "result.json").read_text())["figures"] == figures
-    assert np.isfinite([*figures.values()]).all()
-    assert 0 <= figures["f1"] <= 1
-    names = {file.name for file in (directory / "predictions/heldout").iterdir()}
-    assert names == {"predictions.json", "nbest_predictions.json", "null_odds.json"}
-    found = json.loads((directory / "predictions/heldout/predictions.json").read_text())
-    assert list(found) == [f"dev{i}" for i in range(8)]
-    logged = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    assert all(np.isfinite(row["loss"]) and not row["skipped"] for row in logged if "loss" in row)
-
-
 def test_refusals(recipe: FinetuneConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--init-from takes a run or a Hugging Face directory"):
         finetune(replace(recipe, init_from=""))
@@ -141,16 +115,43 @@ def test_refusals(recipe: FinetuneConfig, tmp_path: Path) -> None:
     assert resolve(replace(recipe, task=replace(task, heldout_share=0.25))).stages[0].until_step == 9
 
 
-def test_a_bad_line_is_one_line_and_exit_code_2(recipe: FinetuneConfig, tmp_path: Path) -> None:
-    (tmp_path / "train.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tperhaps\n")
-    config = ROOT / "configs/finetune/rte.py"
-    command = [sys.executable, str(ROOT / "run_finetune.py"), str(config), "--init-from", recipe.init_from]
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, "--task.folder", str(tmp_path), "--length", "24"], env=environment, cwd=tmp_path,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert (
-        done.stderr == f"lmjax: {tmp_path}/train.tsv, line 2: label 'perhaps' is none of entailment, not_entailment\n"
-    )
+SQUAD = '{"data": [{"paragraphs": [{"context": "%s", "qas": [{"id": "q", "question": "%s", "answers": %s}]}]}]}'
+BAD = [  # a config, its training file, the family of the model, what is said
+    ("rte", "h\ta\tb", "bert", "train.tsv, line 1: 3 columns, not 4 (index, sentence1, sentence2, label)"),
+    ("rte", "0\ta\tb\tperhaps", "bert", "train.tsv, line 1: label 'perhaps' is none of entailment, not_entailment"),
+    ("rte", "0\ta\t \tentailment", "bert", "train.tsv, line 1: column 'sentence2' is empty"),
+    ("codah", "c\tWho?\ta\tb\tc\t0", "bert", "train.tsv, line 1: 6 columns, not 7"),
+    ("conll2003", "-DOCSTART- -X- O O\n\nEU NNP I-ORG", "bert", "eng.train, line 3: 3 columns, not 4"),
+    ("conll2003", "EU NNP I-NP I-COMPANY", "bert", "eng.train, line 1: tag 'I-COMPANY' is none of O, B-PER, I-PER"),
+    ("squad1", SQUAD % ("A dog.", " ", "[]"), "bert", "train-v1.1.json, question q: its question is empty"),
+    ("squad1", SQUAD % ("A dog.", "Who?", "[]"), "bert", "train-v1.1.json, question q: it has no answers"),
+    ("squad1", "", "gpt2", "squad1: a causal model knows no token's right side; this task takes an encoder"),
+    ("conll2003", "", "gpt2", "conll2003: a causal model knows no word's right side; this task takes an encoder"),
+    ("rte", "", "marian", "marian is a Transformer; this task takes an encoder or a decoder of tokens"),
+    ("rte", "", "elmo", "elmo is a Elmo; this task takes it as features: --task.features.layers mix"),
+]
+
+
+@pytest.mark.parametrize(("config", "content", "family", "said"), BAD)
+def test_bad_input_is_one_line_and_exit_code_2(
+    config: str, content: str, family: str, said: str, root: Path, tmp_path: Path, recipe: FinetuneConfig,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Of the command itself."""
+    model = Path(recipe.init_from) if family == "bert" else root / "models" / family
+    if not model.exists():
+        write_run(family, model)
+    names = {"rte": "train.tsv", "codah": "train.tsv", "conll2003": "eng.train", "squad1": "train-v1.1.json"}
+    (tmp_path / names[config]).write_text(content + "\n")
+    command = [f"{ROOT}/configs/finetune/{config}.py", "--init-from", str(model), "--task.folder", str(tmp_path)]
+    command += ["--task.train", names[config], "--length", "24", "--stores", str(tmp_path / "stores")]
+    monkeypatch.setattr("sys.argv", ["run_finetune.py", *command])
+    monkeypatch.setattr("warnings.formatwarning", warnings.formatwarning)  # the command sets its own
+    monkeypatch.setattr("lmjax.parallel.initialize_distributed", lambda: None)  # this process has begun already
+    with pytest.raises(SystemExit) as exited:
+        runpy.run_path(str(ROOT / "run_finetune.py"), run_name="__main__")
+    assert exited.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lmjax: ")
+    assert said in line
+    assert not (tmp_path / "stores").exists()

@@ -18,15 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from safetensors.numpy import save_file
 
 from lmjax.data.choices import read_choices
 from lmjax.data.labelled import labelled_set, read_file
 from lmjax.data.squad import read_questions
 from lmjax.data.tagged import read_sentences, tagged_set
 from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
-from lmjax.models import MODELS, weights
-from lmjax.models.architecture import abstract_params
-from lmjax.models.weights import flatten, unflatten
+from lmjax.models import MODELS
+from lmjax.models.huggingface import read_model
 from lmjax.models.wrapped import wrap
 from lmjax.tasks import choice, classification, make_task, spans, tagging
 from lmjax.tasks.choice import ChoiceConfig
@@ -123,19 +123,17 @@ def our_batch(hf: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def our_losses(case: str, found: Arrays) -> np.ndarray:
     family, name = case.split("-")
-    architecture, hf = MODELS[family], json.loads(str(found["config"]))
-    cfg, task = architecture.from_hf(hf), make_task(task_config(name))
-    heads = task.heads_of(architecture)
-    tensors = {k.removeprefix("weights/"): x for k, x in found.items() if k.startswith("weights/")}
-    layer = "qa_outputs" if name == "squad2" else "classifier"
-    out = "classifier.out_proj" if family == "roberta" else layer  # RoBERTa's pooler is part of its classifier
-    head = {"kernel": jnp.asarray(tensors.pop(f"{out}.weight").T), "bias": jnp.asarray(tensors.pop(f"{out}.bias"))}
-    tensors = {k.replace("classifier.dense", "roberta.pooler.dense"): x for k, x in tensors.items()}
-    rows = architecture.weights(cfg)
-    backbone = weights.from_hf(rows, tensors, abstract_params(architecture, cfg, heads), cfg.vocab_size)
+    architecture, task = MODELS[family], make_task(task_config(name))
     assert task.supervised
+    assert task.supervised.layer
+    with tempfile.TemporaryDirectory() as folder:
+        kind = {"architectures": [family.capitalize() + task.supervised.layer.hf_class]}
+        Path(folder, "config.json").write_text(json.dumps(json.loads(str(found["config"])) | kind))
+        tensors = {k.removeprefix("weights/"): x for k, x in found.items() if k.startswith("weights/")}
+        save_file(tensors, Path(folder, "model.safetensors"))
+        cfg, heads, params, _ = read_model(epath.Path(folder))
+    assert heads == task.heads_of(architecture)
     module = wrap(architecture, cfg, heads, task.supervised.read)
-    params = unflatten(flatten(jax.tree.map(jnp.asarray, backbone))) | {layer: head}
 
     recipe = OptimConfig(**json.loads(str(found["recipe"])))
     tx, steps = make_optimizer(recipe), len(found["losses"])

@@ -1,11 +1,13 @@
 """Small run directories as the training loop leaves them, with random parameters, and the text that they know."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
@@ -14,14 +16,16 @@ from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
 from lmjax.interop import LanguageModel
 from lmjax.models import MODELS
 from lmjax.models.architecture import ModelConfig, portable
+from lmjax.parallel import make_mesh
 from lmjax.run import RunConfig
 from lmjax.tasks import make_task
 from lmjax.tasks.bilm import BilmConfig
 from lmjax.tasks.pretraining import ClmConfig, MlmConfig
 from lmjax.tasks.translation import TranslationConfig
+from lmjax.train import assemble
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.types import TrainState
-from tests.models.tiny import CONVERTIBLE, RECURRENT, SHAPES, noisy
+from tests.models.tiny import CONVERTIBLE, QUICKLY, RECURRENT, SHAPES, noisy
 
 SENTENCES = [
     "The dog barked at the old postman, and the postman ran away.",
@@ -73,6 +77,22 @@ def _write(directory: Path, model: ModelConfig, task: Any, tokenizer: Tokenizer)
             params = jax.tree.map(lambda x: 1.5 * x, params)
     tokenizer.save(directory / "tokenizer")
     return cfg
+
+
+class _QuickJax:
+    """jax, whose programs are compiled quickly."""
+
+    jit = staticmethod(partial(jax.jit, compiler_options=QUICKLY))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(jax, name)
+
+
+def train_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this test are compiled quickly, for one device, whose speed is not measured."""
+    monkeypatch.setattr(assemble, "jax", _QuickJax())
+    monkeypatch.setattr(assemble, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
+    monkeypatch.setattr("lmjax.train.loop.peak_flops", lambda dtype: (1e9, "not measured"))
 
 
 def same_outputs(a: LanguageModel, b: LanguageModel, names: list[str] | None = None) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from lmjax.beam import Beam, continue_texts
+from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError, did_you_mean
 from lmjax.evals.fewshot import TASKS, Task, draw, rows_of
 from lmjax.evals.readers import Row, translations, wikitext_detokenized
@@ -23,20 +25,22 @@ from lmjax.train.files import write_atomically
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How tasks are put to a model. `limit`: rows of each task (0 = all). `rule` overrules the tasks' own. `stride`:
+    """How tasks are put to a model. `limit`: rows of each task (0 = all). `rule` overrules the tasks' own. `beams`:
+    texts that are pursued at once where one is generated (0 = one, or four of a model that translates). `stride`:
     tokens that a window of a long text scores (0 = half of the model's positions)."""
 
     shots: int = 0
     limit: int = 0
     seed: int = 0
     rule: Rule | None = None
+    beams: int = 0
     stride: int = 0
     batch_size: int = 16
     progress: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.shots, self.limit, self.stride) < 0 or self.batch_size < 1:
-            raise UserError("--shots, --limit and --stride must be 0 or more, --batch-size 1 or more")
+        if min(self.shots, self.limit, self.beams, self.stride) < 0 or self.batch_size < 1:
+            raise UserError("--shots, --limit, --beams and --stride must be 0 or more, --batch-size 1 or more")
 
 
 @dataclass
@@ -149,22 +153,29 @@ def _choose(trial: Trial) -> dict[str, float]:
 
 def _foresee(trial: Trial) -> dict[str, float]:
     """accuracy: each token of the target was the likeliest; perplexity of the target, as one word."""
-    rows = zip(trial.shots, trial.rows, strict=True)
-    scores = _score(trial, [fitted(trial, shots, trial.task.options(row))[0] for shots, row in rows])
+    rows, tokenizer = zip(trial.shots, trial.rows, strict=True), trial.lm.tokenizer
+    forms = [f" {form}" for word in sorted(trial.task.barred) for form in (word, word.capitalize())]
+    barred = {ids[0] for ids in tokenizer.encode_batch(forms) if len(ids) == 1}  # others are no one's first token alone
+    requests = [fitted(trial, shots, trial.task.options(row))[0] for shots, row in rows]
+    scores = _score(trial, requests, sorted(barred))
     sums = [s.log_probabilities.sum(dtype=np.float64) for s in scores]
     return {"accuracy": float(np.mean([s.greedy for s in scores])), "perplexity": float(np.exp(-np.mean(sums)))}
 
 
 def _generate(trial: Trial) -> dict[str, float | str]:
-    """What the task's metric says of greedy or top-k text; of a model that translates, of its beam search."""
+    """What the task's metric says of text that is greedy, drawn among the top k, or found by beam search."""
     task, rows, protocol = trial.task, trial.rows, trial.protocol
     if trial.lm.translates:
-        texts = trial.lm.translate([row["source"] for row in rows], batch_size=protocol.batch_size)
+        beam = Beam(protocol.beams or 4)
+        texts = trial.lm.translate([row["source"] for row in rows], beam, protocol.batch_size)
     else:
         contexts = [_cut(trial, shots, row) for shots, row in zip(trial.shots, rows, strict=True)]
-        sampling = Sampling(task.max_new_tokens, temperature=0.0 if task.top_k == 1 else 1.0, top_k=task.top_k)
+        if task.top_k == 1 and protocol.beams > 1:
+            how = Beam(protocol.beams, max_extra=task.max_new_tokens)
+        else:
+            how = Sampling(task.max_new_tokens, temperature=0.0 if task.top_k == 1 else 1.0, top_k=task.top_k)
         batches: Any = {"batch_size": protocol.batch_size, "seed": protocol.seed, "progress": protocol.progress}
-        texts = [task.finish(text) for text in continued(trial.lm, contexts, sampling, **batches)]
+        texts = [task.finish(text) for text in continued(trial.lm, contexts, how, **batches)]
     return task.metric(texts, [task.accepted(row) for row in rows])
 
 
@@ -183,21 +194,32 @@ def _cut(trial: Trial, shots: Sequence[Row], row: Row) -> list[int]:
 def continued(
     lm: LanguageModel,
     contexts: Sequence[Sequence[int]],
-    sampling: Sampling,
+    how: Sampling | Beam,
     *,
     batch_size: int = 16,
     seed: int = 0,
     progress: bool = False,
 ) -> list[str]:
-    """New text behind each prompt; the longest prompts first, every batch of one size."""
+    """New text behind each prompt, a beam's up to the end of a line; the longest prompts first, every batch of one
+    size."""
+    ends = _line_ends(lm.tokenizer) if isinstance(how, Beam) else []
     order, texts = sorted(range(len(contexts)), key=lambda i: -len(contexts[i])), [""] * len(contexts)
     for start in tqdm(range(0, len(order), batch_size), "generate", unit=" batches", disable=not progress):
         places = order[start : start + batch_size]
         batch = [contexts[i] for i in places] + [contexts[places[0]]] * (batch_size - len(places))
-        new = generate(lm.config, lm.params, batch, sampling, eos_id=lm.tokenizer.eos_id, seed=seed + start)
+        if isinstance(how, Beam):
+            new = [found.tokens for found in continue_texts(lm.config, lm.params, batch, how, ends)]
+        else:
+            new = generate(lm.config, lm.params, batch, how, eos_id=lm.tokenizer.eos_id, seed=seed + start)
         for place, tokens in zip(places, new, strict=False):
             texts[place] = lm.tokenizer.decode(tokens)
     return texts
+
+
+def _line_ends(tokenizer: Tokenizer) -> list[int]:
+    """The tokens that end a line, or the text."""
+    lines = (token for token in range(tokenizer.vocab_size) if "\n" in tokenizer.decode([token]))
+    return sorted({*lines, *([] if tokenizer.eos_id is None else [tokenizer.eos_id])})
 
 
 def _read(trial: Trial) -> dict[str, float]:
@@ -218,8 +240,8 @@ def _read(trial: Trial) -> dict[str, float]:
     return {**perplexities, "words": words, "tokens": tokens}
 
 
-def _score(trial: Trial, requests: Sequence[Request]) -> list[Score]:
-    return score(trial.lm, requests, trial.protocol.batch_size, "score" if trial.protocol.progress else "")
+def _score(trial: Trial, requests: Sequence[Request], barred: Sequence[int] = ()) -> list[Score]:
+    return score(trial.lm, requests, trial.protocol.batch_size, "score" if trial.protocol.progress else "", barred)
 
 
 KINDS: Mapping[str, Callable[[Trial], Mapping[str, float | str]]] = {

@@ -29,6 +29,7 @@ from lmjax.evals.readers import (
     wiki_articles,
 )
 from lmjax.evals.scoring import Rule
+from lmjax.evals.stop_words import STOP_WORDS
 
 
 class Option(NamedTuple):
@@ -61,6 +62,7 @@ class Task:
       cue: the end of what is read; where a prompt is too long and has a cue, the context is cut before it.
       target: what follows the context.
       choices, gold: the columns of the options ({choice}) and of the right one's number.
+      barred: words that are not taken for foreseen ones, with a capital or without.
       references: the column of the accepted answers; without it the target is the one.
       rule: how options are valued; see `scoring.RULES`.
       demonstrations: files of other rows to draw them from.
@@ -76,6 +78,7 @@ class Task:
     target: str = ""
     choices: str = ""
     gold: str = "gold"
+    barred: frozenset[str] = frozenset()
     references: str = ""
     rule: Rule = "sum"
     demonstrations: tuple[str, ...] = ()
@@ -180,11 +183,13 @@ _LAMBADA: dict[str, Any] = {"kind": "word", "files": ("gpt_eval/lambada_openai.j
 _EN, _DE, _ZH = (f"flores200/{language}.dev" for language in ("eng_Latn", "deu_Latn", "zho_Hans"))
 TASKS: dict[str, Task] = {
     "lambada": Task(**_LAMBADA, context="{context}"),
+    "lambada_filtered": Task(**_LAMBADA, context="{context}", barred=STOP_WORDS),
     "lambada_cloze": Task(**_LAMBADA, context="{context} ____. ->"),
     "winogrande": _partial("winogrande"),
     "wsc": _partial("winograd_wsc"),
     "piqa": _choice("piqa", "per_token", context="{query}Answer:", target=" {choice}"),
     "arc_easy": _choice("arc_easy", "unconditional", context="{query}Answer:", target=" {choice}"),
+    "arc_challenge": _choice("arc_challenge", "unconditional", context="{query}Answer:", target=" {choice}"),
     "boolq": _choice("boolq", "sum", context="{query}Answer:", target=" {choice}"),
     "openbookqa": Task(
         kind="choice",

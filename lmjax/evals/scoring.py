@@ -33,7 +33,8 @@ class Request(NamedTuple):
 
 
 class Score(NamedTuple):
-    """`log_probabilities` float32 [tokens of the continuation]; `greedy`: was each of them the likeliest?"""
+    """`log_probabilities` float32 [tokens of the continuation]; `greedy`: was each of them the likeliest? The tokens
+    that are `barred` do not count as likelier than the first."""
 
     log_probabilities: np.ndarray
     greedy: bool
@@ -47,7 +48,13 @@ class _Row(NamedTuple):
     masked: int | None = None
 
 
-def score(lm: LanguageModel, requests: Sequence[Request], batch_size: int = 16, progress: str = "") -> list[Score]:
+def score(
+    lm: LanguageModel,
+    requests: Sequence[Request],
+    batch_size: int = 16,
+    progress: str = "",
+    barred: Sequence[int] = (),
+) -> list[Score]:
     """The score of each continuation. A causal model reads rows from the left; where a row outgrows the position table,
     its beginning is cut off. An encoder's are pseudo-log-probabilities (Salazar et al. 2020, section 2.1): each token
     of the continuation masked in turn, all others seen.
@@ -64,11 +71,12 @@ def score(lm: LanguageModel, requests: Sequence[Request], batch_size: int = 16, 
         raise UserError("a text to score is empty, or nothing stands before it")
     make_rows = _causal_row if causal else _masked_rows
     rows = [list(make_rows(lm, request)) for request in requests]
-    found = iter(_predict(lm, [row for part in rows for row in part], batch_size, progress))
+    found = iter(_predict(lm, [row for part in rows for row in part], batch_size, progress, barred))
     scores = []
     for (_, continuation), part in zip(requests, rows, strict=True):
-        log_p, largest = (np.concatenate(x) for x in zip(*[next(found) for _ in part], strict=True))
-        scores.append(Score(log_p[-len(continuation) :], bool(largest[-len(continuation) :].all())))
+        of_part = (np.concatenate(x)[-len(continuation) :] for x in zip(*[next(found) for _ in part], strict=True))
+        log_p, largest, largest_first = of_part
+        scores.append(Score(log_p, bool(largest_first[0] and largest[1:].all())))
     return scores
 
 
@@ -94,12 +102,13 @@ def _masked_rows(lm: LanguageModel, request: Request) -> Iterator[_Row]:
 
 
 def _predict(
-    lm: LanguageModel, rows: Sequence[_Row], batch_size: int, progress: str
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each row's targets, the log-probability and whether none is likelier; the longest rows first."""
+    lm: LanguageModel, rows: Sequence[_Row], batch_size: int, progress: str, barred: Sequence[int]
+) -> list[tuple[np.ndarray, ...]]:
+    """Of each row's targets, the log-probability, whether none is likelier, and whether none but barred ones are; the
+    longest rows first."""
     head: Literal["clm", "mlm"] = "clm" if "clm" in lm.heads else "mlm"
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].tokens))
-    found: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0), np.zeros(0))] * len(rows)
+    found: list[tuple[np.ndarray, ...]] = [()] * len(rows)
     for start in tqdm(range(0, len(order), batch_size), progress, unit=" batches", disable=not progress):
         places = order[start : start + batch_size]
         width = padded_length(len(rows[places[0]].tokens), lm.longest)
@@ -112,10 +121,11 @@ def _predict(
         features = {"tokens": tokens_BL, "segment_ids": segment_ids_BL}
         if head == "mlm":
             features, targets_BL = features | {"mlm_positions": masked_B1}, targets_BL[:, :1]
-        log_p_BM, largest_BM = map(np.asarray, _statistics(lm.config, head, lm.params, features, targets_BL))
+        told = _statistics(lm.config, head, lm.params, features, targets_BL, np.array(barred, np.int32))
+        log_p_BM, *largest = map(np.asarray, told)
         for b, place in enumerate(places):
             n = len(rows[place].targets)
-            found[place] = log_p_BM[b, :n], largest_BM[b, :n] == 1
+            found[place] = log_p_BM[b, :n], *(largest_BM[b, :n] == 1 for largest_BM in largest)
     return found
 
 
@@ -126,11 +136,20 @@ def padded_length(length: int, longest: int) -> int:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _statistics(
-    cfg: ModelConfig, head: Literal["clm", "mlm"], params: Params, features: Mapping[str, Array], targets_BM: Array
-) -> tuple[Array, Array]:
+    cfg: ModelConfig,
+    head: Literal["clm", "mlm"],
+    params: Params,
+    features: Mapping[str, Array],
+    targets_BM: Array,
+    barred: Array,
+) -> tuple[Array, Array, Array]:
     logits = architecture_of(cfg).build(cfg, (head,)).apply({"params": params}, **features)["logits"]
-    found = logits.statistics(jnp.asarray(targets_BM))
-    return found.target_log_probability, found.target_is_largest
+    found = logits.statistics(targets_BM)
+    largest_BM = without_BM = found.target_is_largest
+    if barred.size:
+        bias_V = jnp.zeros(len(logits.table_VD)) if logits.bias_V is None else logits.bias_V
+        without_BM = logits.replace(bias_V=bias_V.at[barred].set(-1e9)).statistics(targets_BM).target_is_largest
+    return found.target_log_probability, largest_BM, without_BM
 
 
 def split(tokenizer: Tokenizer, texts: Sequence[tuple[str, str]]) -> list[Request]:

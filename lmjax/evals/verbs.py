@@ -18,6 +18,7 @@ def evaluate(
     limit: int = 0,
     seed: int = 0,
     rule: Literal["", "sum", "per_token", "per_character", "per_byte", "unconditional"] = "",
+    beams: int = 0,
     stride: int = 0,
     batch_size: int = 16,
     data: str = "",
@@ -32,6 +33,7 @@ def evaluate(
         limit: Take the first so many rows of each task (0 = all).
         seed: Of the demonstrations that are drawn, and of sampled text.
         rule: How options are valued, instead of each task's own rule.
+        beams: Search for generated answers with so many beams (0 = greedy; models that translate: 4).
         stride: Tokens of a long text that a window scores (0 = half of the model's positions).
         batch_size: Rows at once.
         data: The folder of the tasks' files; by default $LMJAX_DATA, or ../shared/data without it.
@@ -47,7 +49,14 @@ def evaluate(
     from lmjax.interop import load
 
     protocol = evals.Protocol(
-        shots=shots, limit=limit, seed=seed, rule=rule or None, stride=stride, batch_size=batch_size, progress=True
+        shots=shots,
+        limit=limit,
+        seed=seed,
+        rule=rule or None,
+        beams=beams,
+        stride=stride,
+        batch_size=batch_size,
+        progress=True,
     )
     lm, folder = load(model), data or os.environ.get("LMJAX_DATA", "../shared/data")
     for name, metrics in evals.run(lm, model, tasks, folder, protocol, out):

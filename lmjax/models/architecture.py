@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
@@ -86,6 +86,8 @@ class Architecture:
       hf_tied: tensors that repeat another one (name -> that one), in files that hold both.
       hf_ignored: regexes of tensors that are no parameters (masks, position numbers).
       hf_fixed: keys of config.json that may have no other value here.
+      hf_tasks: Hugging Face's classes with a task's layer that the family has (see `task_layers`), and of each what it
+        calls otherwise: its modules, and their names in `weights`.
       flops: (config, length, heads, predictions a row) -> floating-point operations of one row's forward pass.
       presets: published shapes by name.
       carry: (config, rows) -> the state before any word, of a model that may carry one from batch to batch.
@@ -110,6 +112,7 @@ class Architecture:
     carry: Callable[[Any, int], dict[str, Any]] | None = None
     reads: Literal["tokens", "words"] = "tokens"
     files: Literal["safetensors", "hdf5"] = "safetensors"
+    hf_tasks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def check(cfg: ModelConfig, length: int) -> None:

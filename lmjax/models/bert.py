@@ -11,6 +11,7 @@ from typing import Any
 
 from lmjax.models import encoder
 from lmjax.models.architecture import Architecture
+from lmjax.models.task_layers import ALIKE
 from lmjax.models.weights import Weight
 
 
@@ -79,6 +80,7 @@ ARCHITECTURE = Architecture(
     },
     hf_ignored=(r"bert\.embeddings\.(position_ids|token_type_ids)",),
     hf_fixed={"tie_word_embeddings": True, "is_decoder": False, "position_embedding_type": "absolute"},
+    hf_tasks=ALIKE,
     flops=encoder.flops,
     presets=PRESETS,
 )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from lmjax.models import encoder
 from lmjax.models.architecture import Architecture
+from lmjax.models.task_layers import ALIKE
 from lmjax.models.weights import Weight
 
 
@@ -63,6 +64,7 @@ ARCHITECTURE = Architecture(
         "position_embedding_type": "absolute",
         "use_task_id": False,
     },
+    hf_tasks=ALIKE,
     flops=encoder.flops,
     presets={"ernie-1.0": ErnieConfig()},
 )

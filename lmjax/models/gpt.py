@@ -7,12 +7,13 @@ were never published: here 256 tokens (as GPT-Neo, its open reproduction), a den
 `layers`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from lmjax.errors import UserError
@@ -145,6 +146,14 @@ def empty_cache(cfg: AttentionConfig, batch: int, length: int) -> dict[str, Any]
         "segment_ids": jnp.zeros((batch, length), jnp.int32),
         "length": jnp.zeros((), jnp.int32),
     }
+
+
+def flush_right(prompts: Sequence[Sequence[int]], multiple_of: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts as a cache wants them: int32 tokens and segment ids [B, P], P a multiple, padding (segment 0) first."""
+    lengths = np.array([len(prompt) for prompt in prompts])
+    width = -(-int(lengths.max()) // multiple_of) * multiple_of
+    tokens_BP = np.array([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], np.int32)
+    return tokens_BP, (np.arange(width)[None] >= width - lengths[:, None]).astype(np.int32)
 
 
 DECODER_SHARDING = (

@@ -7,6 +7,7 @@ ELMo's release, `options.json` beside an HDF5 file, is read and written in the s
 import io
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,8 +20,9 @@ from safetensors.numpy import save
 
 from lmjax.config import from_json, to_json
 from lmjax.errors import UserError, did_you_mean
-from lmjax.models import MODELS, architecture_of, gpt1
+from lmjax.models import MODELS, architecture_of, gpt1, task_layers
 from lmjax.models.architecture import Architecture, ModelConfig, abstract_params, check
+from lmjax.models.task_layers import TaskLayer
 from lmjax.models.weights import from_hf, to_hf
 from lmjax.types import Params
 
@@ -30,15 +32,16 @@ OPTIONS, HDF5 = "options.json", "weights.hdf5"  # published ones have a name bef
 
 
 class Model(NamedTuple):
-    """A model without its tokenizer."""
+    """A model without its tokenizer; with the layer of a fine-tuned task, its parameters have that too."""
 
     config: ModelConfig
     heads: tuple[str, ...]
     params: Params
+    layer: TaskLayer | None = None
 
 
 def read_model(directory: epath.Path) -> Model:
-    """Reads a directory as `save_pretrained` writes it, from the backbone or from any model with known heads.
+    """Reads a directory as `save_pretrained` writes it: a backbone, or a model with known heads or a task's layer.
 
     Raises:
       UserError: an unknown architecture or option, pickled or damaged weights, a missing, unknown or misshapen tensor.
@@ -46,16 +49,21 @@ def read_model(directory: epath.Path) -> Model:
     cfg = read_model_config(directory)
     architecture = architecture_of(cfg)
     if released := released_options(directory):
-        found = _read_npy(directory)[1] if released.name == SHAPES else _read_hdf5(directory)
+        found, layer = _read_npy(directory)[1] if released.name == SHAPES else _read_hdf5(directory), None
     else:
-        found = _tensors(directory)
+        found, layer = _tensors(directory), _layer(architecture, directory)
     try:
-        tensors = _renamed(architecture, found)
+        if layer:
+            found = task_layers.renamed(found, architecture.hf_tasks[layer.hf_class])
+        tensors, rows = _renamed(architecture, found), architecture.weights(cfg)
         heads = _heads(architecture, cfg, tensors)
-        params = from_hf(architecture.weights(cfg), tensors, abstract_params(architecture, cfg, heads), cfg.vocab_size)
+        abstract = abstract_params(architecture, cfg, heads)
+        if layer:
+            rows, abstract = [*rows, *layer.weights()], abstract | layer.abstract(cfg.hidden_size, tensors)
+        params = from_hf(rows, tensors, abstract, cfg.vocab_size)
     except UserError as error:
         raise UserError(f"{directory}: {error}") from None
-    return Model(cfg, heads, jax.device_put(params))
+    return Model(cfg, heads, jax.device_put(params), layer)
 
 
 def read_model_config(directory: epath.Path) -> ModelConfig:
@@ -76,10 +84,19 @@ def read_model_config(directory: epath.Path) -> ModelConfig:
 
 def write_model(model: Model, directory: epath.Path) -> None:
     """Writes config.json and model.safetensors. Raises UserError for a shape that Hugging Face does not have."""
-    cfg, heads, params = model
+    cfg, heads, params, layer = model
     architecture = architecture_of(cfg)
-    content = architecture.to_hf(cfg, heads)
-    tensors = to_hf(architecture.weights(cfg), params, cfg.vocab_size)
+    content, rows = architecture.to_hf(cfg, heads), architecture.weights(cfg)
+    if layer and layer.hf_class not in architecture.hf_tasks:
+        left_out = f"{content['model_type']}'s {layer.name} has no class of Hugging Face's and is not written"
+        warnings.warn(left_out, stacklevel=3)
+        params, layer = {name: part for name, part in params.items() if name != layer.name}, None
+    if layer:
+        content, rows = task_layers.to_hf(layer, content), [*rows, *layer.weights()]
+    tensors = to_hf(rows, params, cfg.vocab_size)
+    if layer:
+        theirs = {ours: theirs for theirs, ours in architecture.hf_tasks[layer.hf_class].items()}
+        tensors = task_layers.renamed(tensors, theirs)
     if architecture.files == "hdf5":
         (directory / OPTIONS).write_text(json.dumps(content, indent=2) + "\n")
         with h5py.File(directory / HDF5, "w") as file:
@@ -116,6 +133,17 @@ def _architecture(data: Mapping[str, Any], directory: epath.Path) -> Architectur
         if data.get(key, value) != value:
             raise UserError(f"{directory}/config.json: {key} is {data[key]!r}; lmjax's {family} knows {value!r} only")
     return architecture
+
+
+def _layer(architecture: Architecture, directory: epath.Path) -> TaskLayer | None:
+    content = read_json(directory / "config.json")
+    layer = task_layers.from_hf(content)
+    if layer and layer.hf_class not in architecture.hf_tasks:
+        raise UserError(
+            f"{directory}/config.json: lmjax has no place for the layer of {content['architectures'][0]}; write the "
+            "backbone alone by transformers: AutoModel.from_pretrained(DIR).save_pretrained(NEW)"
+        )
+    return layer
 
 
 def _tensors(directory: epath.Path) -> dict[str, np.ndarray]:

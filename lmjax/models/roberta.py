@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from lmjax.models import encoder
 from lmjax.models.architecture import Architecture
 from lmjax.models.encoder import linear, norm
+from lmjax.models.task_layers import ALIKE
 from lmjax.models.weights import Weight
 
 PAD = 1  # in the vocabulary of every released model
@@ -79,6 +80,10 @@ ARCHITECTURE = Architecture(
         "is_decoder": False,
         "position_embedding_type": "absolute",
         "pad_token_id": PAD,
+    },
+    hf_tasks={
+        **ALIKE,
+        "ForSequenceClassification": {"classifier.dense": "roberta.pooler.dense", "classifier.out_proj": "classifier"},
     },
     flops=encoder.flops,
     presets=PRESETS,

@@ -19,6 +19,7 @@ from lmjax.data.framing import NEW_TOKENS, TEXT, Frame, frame, next_tokens
 from lmjax.data.splits import hold_out
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.metrics import accuracy
+from lmjax.models.task_layers import TaskLayer
 from lmjax.models.wrapped import Wrapped
 from lmjax.tasks.classification import read_texts
 from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
@@ -69,6 +70,7 @@ def choice(cfg: ChoiceConfig) -> Task:
             score=score,
             baselines=baselines,
             files=partial(prediction_files, record.file.labels, cfg.data),
+            layer=TaskLayer("ForMultipleChoice"),
             new_tokens=NEW_TOKENS[cfg.frame],
             sequences=record.choices,
         ),

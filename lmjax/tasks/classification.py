@@ -22,6 +22,7 @@ from lmjax.data.labelled import KINDS, Example, LabelledSet, labelled_set, read_
 from lmjax.data.splits import hold_out
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.metrics import METRICS
+from lmjax.models.task_layers import TaskLayer
 from lmjax.models.wrapped import Wrapped
 from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Array, Batch, Outputs
@@ -76,6 +77,7 @@ def classification(cfg: ClassificationConfig) -> Task:
             score=partial(score, record),
             baselines=partial(baselines, record),
             files=partial(files, record),
+            layer=TaskLayer("ForSequenceClassification", record.labels),
             new_tokens=NEW_TOKENS[cfg.frame],
             sequences=orders,
         ),

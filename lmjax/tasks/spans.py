@@ -27,6 +27,7 @@ from lmjax.data.splits import hold_out
 from lmjax.data.squad import Question
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
+from lmjax.models.task_layers import TaskLayer
 from lmjax.models.wrapped import Wrapped
 from lmjax.tasks.answers import COMPARE, Candidate, best_match, best_threshold, n_best, probabilities
 from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
@@ -80,6 +81,7 @@ def spans(cfg: SpanConfig) -> Task:
             score=partial(score, cfg),
             baselines=partial(baselines, record),
             files=partial(prediction_files, cfg),
+            layer=TaskLayer("ForQuestionAnswering"),
         ),
     )
 

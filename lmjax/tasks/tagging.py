@@ -22,6 +22,7 @@ from lmjax.data.tagged import Sentence, TaggedSet, read_sentences, tagged_set
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
 from lmjax.metrics import entity_scores
+from lmjax.models.task_layers import TaskLayer
 from lmjax.models.wrapped import Wrapped
 from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Batch, Outputs
@@ -73,6 +74,7 @@ def tagging(cfg: TaggingConfig) -> Task:
             score=partial(score, record),
             baselines=baselines,
             files=partial(prediction_files, record),
+            layer=TaskLayer("ForTokenClassification", record.labels),
         ),
     )
 

@@ -18,6 +18,7 @@ from lmjax.data.tokenizers import Tokenizer
 from lmjax.data.words import CHARACTERS
 from lmjax.models.architecture import Architecture
 from lmjax.models.features import FeatureConfig
+from lmjax.models.task_layers import TaskLayer
 from lmjax.models.wrapped import Read
 from lmjax.objectives import Objective
 from lmjax.types import Array, Outputs
@@ -80,6 +81,7 @@ class Supervised:
       score: (split, predictions) -> figures; the task's headline among them.
       baselines: (training split, held-out split) -> {figure: {the baseline's name: value}}.
       files: (the split's name, split, predictions) -> {name: text} of prediction files in the official format.
+      layer: what stands on the backbone, if classes of Hugging Face's have the same (not every family's do).
       new_tokens: rows of the word table behind the tokenizer's.
       sequences: how many sequences of the row length a row holds.
       reference: those of `predict` that are features of the rows too, as `reference_NAME`: what the model gives at step
@@ -96,6 +98,7 @@ class Supervised:
     score: Callable[[Encoded, Predictions], Mapping[str, float]]
     baselines: Callable[[Encoded, Encoded], Mapping[str, Mapping[str, float]]]
     files: Callable[[str, Encoded, Predictions], Mapping[str, str]]
+    layer: TaskLayer | None = None
     new_tokens: int = 0
     sequences: int = 1
     reference: tuple[str, ...] = ()
@@ -166,7 +169,7 @@ def adapted(task: Task, cfg: SupervisedConfig) -> Task:
     """The task on what fine-tuning gives it to read: words that come spelled, and a frozen backbone without heads."""
     assert task.supervised
     if cfg.features.frozen:
-        task = replace(task, heads=(), supervised=replace(task.supervised, features=cfg.features))
+        task = replace(task, heads=(), supervised=replace(task.supervised, features=cfg.features, layer=None))
     if cfg.frame != "words":
         return task
 

@@ -74,6 +74,7 @@ def assemble(cfg: "RunConfig") -> Program:
         _check_carry(cfg)
     apply, draw = _model(cfg, task, architecture, heads)
 
+    layer = task.supervised.layer if task.supervised else None
     tx, is_frozen = make_optimizer(cfg.optim), bool(task.supervised and task.supervised.features.frozen)
     if is_frozen:
         tx = frozen(tx, abstract_params(architecture, cfg.model, heads))
@@ -115,7 +116,7 @@ def assemble(cfg: "RunConfig") -> Program:
         architecture=architecture,
         schedule=schedule,
         mesh=mesh,
-        init_state=lambda: warm_started(jax.jit(init, out_shardings=where)(), cfg.init_from, cfg.model),
+        init_state=lambda: warm_started(jax.jit(init, out_shardings=where)(), cfg.init_from, cfg.model, layer),
         abstract_state=placed,
         train_step=train_step,
         eval_step=jax.jit(eval_step),

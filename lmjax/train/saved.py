@@ -1,6 +1,7 @@
 """A trained model from disk, whoever wrote it: a run, one of its checkpoints or a Hugging Face directory."""
 
 import os
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from lmjax.errors import UserError
 from lmjax.models import architecture_of
 from lmjax.models.architecture import ModelConfig, abstract_params, portable
 from lmjax.models.huggingface import Model, read_json, read_model, read_model_config, released_options
+from lmjax.models.wrapped import init_wrapped, wrap
 from lmjax.tasks import TaskConfig, make_task
 from lmjax.train.checkpoint import find, last_checkpoints, read_config, restore_params
 
@@ -75,14 +77,18 @@ def read_part(directory: epath.Path, declared: Any, name: str) -> Any:
 
 
 def _read_run(directories: list[epath.Path]) -> Model:
-    """The mean of some checkpoints. Of a task with layers of its own on top, the backbone alone."""
+    """The mean of some checkpoints. Of what a task has on top, the layer that Hugging Face's classes have too."""
     directory = directories[-1]
     cfg = portable(read_part(directory, ModelConfig, "model"))  # it was trained by whatever kernel and memory plan
     architecture = architecture_of(cfg)
-    heads = make_task(read_part(directory, TaskConfig, "task")).heads_of(architecture)
+    task = make_task(read_part(directory, TaskConfig, "task"))
+    heads, layer = task.heads_of(architecture), task.supervised and task.supervised.layer
     abstract = abstract_params(architecture, cfg, heads)
+    if task.supervised and layer:
+        draw = partial(init_wrapped, wrap(architecture, cfg, heads, task.supervised.read), task.features(1, 2, None))
+        abstract = {**abstract, layer.name: jax.eval_shape(draw, jax.random.key(0))[layer.name]}
     params = restore_params(directory, abstract)
     for other in directories[:-1]:
         params = jax.tree.map(jnp.add, params, restore_params(other, abstract))
     params = jax.tree.map(lambda x: x / len(directories), params) if len(directories) > 1 else params
-    return Model(cfg, heads, params)
+    return Model(cfg, heads, params, layer)

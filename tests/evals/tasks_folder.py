@@ -30,6 +30,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "gpt_eval/arc_easy.jsonl": [
         {"query": "Question: What barks?\n", "choices": ["a dog", "a river", "the bank"], "gold": 0}
     ],
+    "gpt_eval/arc_challenge.jsonl": [{"query": "Question: Who?\n", "choices": ["a dog", "it"], "gold": 1}],
     "gpt_eval/boolq.jsonl": [
         {"query": "Passage: Dogs bark.\nQuestion: do dogs bark?\n", "choices": ["no", "yes"], "gold": 1}
     ],

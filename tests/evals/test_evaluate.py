@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from lmjax import commands
+from lmjax.beam import Found
 from lmjax.errors import UserError
 from lmjax.evals.evaluate import Protocol, Trial, evaluate, fitted
 from lmjax.evals.fewshot import TASKS
-from lmjax.evals.scoring import RULES, split
+from lmjax.evals.scoring import RULES, Score, split
+from lmjax.evals.stop_words import STOP_WORDS
 from lmjax.interop import LanguageModel
 from tests.evals.tasks_folder import ROWS, write_tasks
 from tests.models.tiny import noisy, tiny
@@ -104,6 +106,22 @@ def test_words_foreseen(gpt, folder):
     assert found["accuracy"] == 0
 
 
+def test_function_words_are_not_foreseen(gpt, folder, monkeypatch):
+    """The tokens of LAMBADA's filter: those that are a whole function word, small or with a capital."""
+    seen = []
+
+    def judged(lm, requests, batch_size, progress, barred):
+        seen.append([lm.tokenizer.decode([token]) for token in barred])
+        return [Score(np.zeros(1), greedy=True)] * len(requests)
+
+    monkeypatch.setattr("lmjax.evals.evaluate.score", judged)
+    for name in ("lambada", "lambada_filtered"):
+        assert evaluate(gpt, name, folder, Protocol())["metrics"]["accuracy"] == 1
+    assert seen[0] == []
+    assert {" the", " and", " a"} < set(seen[1])
+    assert all(word[1:].lower() in STOP_WORDS for word in seen[1])
+
+
 def test_perplexity_of_the_words_as_the_file_has_them(gpt, folder):
     """33 and 13 words between spaces; with windows of the whole model an article is read at once."""
     texts = [
@@ -160,6 +178,26 @@ def test_generated_answers(gpt, folder, monkeypatch):
     prompts.clear()
     evaluate(gpt, "triviaqa", folder, Protocol(shots=1, batch_size=3))
     assert prompts[0] == "Question: Who ran?\nAnswer: Postman\n\nQuestion: Who barked?\nAnswer:"
+
+
+def test_answers_searched_for_by_beams_end_with_their_line(gpt, folder, monkeypatch):
+    prompts = []
+
+    def say(cfg, params, rows, beam, ends):
+        prompts.extend(rows)
+        assert (beam.beams, beam.alpha, beam.length_penalty, beam.max_extra) == (4, 0.6, "gnmt", 16)
+        assert gpt.tokenizer.eos_id in ends
+        assert gpt.tokenizer.encode("\n")[0] in ends
+        assert all("\n" in gpt.tokenizer.decode([t]) for t in ends if t != gpt.tokenizer.eos_id)
+        return [Found(gpt.tokenizer.encode(" a dog!"), -1.0)] * len(rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lmjax.evals.evaluate.continue_texts", say)
+        found = evaluate(gpt, "triviaqa", folder, Protocol(batch_size=3, beams=4))
+    assert found["metrics"] == {"exact_match": 0.5}
+    assert len(prompts) == 3
+    found = evaluate(gpt, "add_2_digits", folder, Protocol(limit=1, batch_size=1, beams=2))
+    assert found["metrics"] == {"exact_match": 0.0}
 
 
 def test_summaries_keep_the_cue_of_a_prompt_that_is_cut(folder, monkeypatch):

@@ -21,11 +21,13 @@ def folder(tmp_path):
 # task: its first row's options as (context, target), and the right one's number or the accepted answers
 PROMPTS = {
     "lambada": ([("The dog barked at the old", " postman")], ["postman"]),
+    "lambada_filtered": ([("The dog barked at the old", " postman")], ["postman"]),
     "lambada_cloze": ([("The dog barked at the old ____. ->", " postman")], ["postman"]),
     "winogrande": ([("The dog saw Ann so Ann", " ran."), ("The dog saw Ann so the dog", " ran.")], 1),
     "wsc": ([("He hid it as he", " was afraid."), ("He hid it as it", " was afraid.")], 0),
     "piqa": ([("Question: dresser\nAnswer:", f" {x}") for x in ("replace drawer", "wood with pin")], 1),
     "arc_easy": ([("Question: What barks?\nAnswer:", f" {x}") for x in ("a dog", "a river", "the bank")], 0),
+    "arc_challenge": ([("Question: Who?\nAnswer:", f" {x}") for x in ("a dog", "it")], 1),
     "boolq": ([("Passage: Dogs bark.\nQuestion: do dogs bark?\nAnswer:", f" {x}") for x in ("no", "yes")], 1),
     "openbookqa": ([("The sun is", f" {x}") for x in ("cold", "a star", "blue", "wood")], 1),
     "triviaqa": ([("Question: Who barked?\nAnswer:", " The dog")], ["The dog", "A dog"]),
@@ -138,7 +140,7 @@ def test_a_record_names_the_columns_it_needs():
 def test_the_real_files_are_read(name, shared_data):
     task, root = TASKS[name], epath.Path(shared_data("README.md")).parent
     for file in task.files + task.demonstrations:
-        shared_data(file.partition("/")[0])
+        shared_data(file.partition("/*")[0])
     rows = rows_of(task, root, task.files, 50)
     assert len(rows) == 50
     assert not task.demonstrations or rows_of(task, root, task.demonstrations, 5)

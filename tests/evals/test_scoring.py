@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lmjax.errors import UserError
-from lmjax.evals.scoring import RULES, Request, Score, _statistics, begun, padded_length, score, split, windows
+from lmjax.evals import scoring
+from lmjax.evals.scoring import RULES, Request, Score, begun, padded_length, score, split, windows
 from lmjax.interop import LanguageModel, load
 from lmjax.models import MODELS, weights
 from lmjax.models.architecture import abstract_params
@@ -98,9 +99,31 @@ def test_few_programs_serve_all_lengths():
     assert [padded_length(n, 100) for n in (1, 32, 33, 64, 65, 100)] == [32, 32, 64, 64, 100, 100]
     cfg = tiny("gpt2", max_position_embeddings=40)
     lm = LanguageModel(cfg, ("clm",), noisy(cfg, ("clm",)), None)
-    before = _statistics._cache_size()
+    before = scoring._statistics._cache_size()
     score(lm, [Request([1] * n, [2] * m) for n in range(1, 20) for m in range(1, 20, 3)], batch_size=64)
-    assert _statistics._cache_size() == before + 2
+    assert scoring._statistics._cache_size() == before + 2
+
+
+def test_barred_tokens_stand_in_nobodys_way_but_at_the_first_place():
+    cfg = tiny("gpt2", max_position_embeddings=40)
+    lm = LanguageModel(cfg, ("clm",), noisy(cfg, ("clm",)), None)
+
+    def ranked(text):  # behind it, the likeliest first; what stands behind is not seen
+        tokens = np.array([[*text, *[0] * (39 - len(text))]])
+        return np.argsort(-np.asarray(lm(tokens=tokens)["logits"][0, len(text) - 1])).tolist()
+
+    first = ranked([5, 7])
+    second = ranked([5, 7, first[2]])
+    right, late = Request([5, 7], [first[2], second[0]]), Request([5, 7], [first[2], second[1]])
+    assert [s.greedy for s in score(lm, [right, late])] == [False, False]
+    assert [s.greedy for s in score(lm, [right, late], barred=first[:2])] == [True, False]
+    assert [s.greedy for s in score(lm, [right, late], barred=[*first[:2], second[0]])] == [
+        second[0] != first[2],
+        False,
+    ]
+    assert not score(lm, [Request([5, 7], first[:1])], barred=first[:1])[0].greedy
+    plain, barred = (score(lm, [right], barred=ids)[0].log_probabilities for ids in ((), first[:2]))
+    np.testing.assert_array_equal(plain, barred)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from lmjax.errors import UserError
 from lmjax.interop import LanguageModel
 from lmjax.models import MODELS
 from lmjax.models.architecture import init_params
+from lmjax.models.task_layers import TaskLayer
 from lmjax.models.weights import flatten
 from lmjax.train.warm_start import warm_started
 from lmjax.types import TrainState
@@ -52,6 +53,30 @@ def test_longer_tables_keep_the_trained_rows_and_draw_the_rest(
     said = capsys.readouterr().err
     assert "drawn from the seed: pooler, 10 rows of words, 8 rows of positions\n" in said
     assert "not used: mlm, mlm/norm, mlm/transform\n" in said
+
+
+def test_the_layer_of_the_same_task_is_taken_over(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the order of our labels; of another task, and of as many outputs, it stays as it was drawn."""
+    layer = TaskLayer("ForSequenceClassification", ("no", "yes", "perhaps"))
+    kernel, bias = np.arange(96, dtype=np.float32).reshape(32, 3), np.float32([0, 1, 2])
+    cfg = tiny("roberta")
+    params = noisy(cfg, ("pooler",)) | {"classifier": {"kernel": kernel, "bias": bias}}
+    LanguageModel(cfg, ("pooler",), params, None, layer).save_hf(tmp_path / "hf")
+    drawn = fresh()
+    drawn = drawn.replace(params=drawn.params | {"classifier": {"kernel": jnp.ones((32, 3)), "bias": jnp.ones(3)}})
+    for labels, order in ((("perhaps", "no", "yes"), [2, 0, 1]), (("no", "yes", "never"), None), ((), None)):
+        ours = TaskLayer(layer.hf_class, labels)
+        found = warm_started(drawn, str(tmp_path / "hf"), cfg, ours).params["classifier"]
+        np.testing.assert_array_equal(found["kernel"], kernel[:, order] if order else np.ones((32, 3)))
+        np.testing.assert_array_equal(found["bias"], bias[order] if order else np.ones(3))
+        said = capsys.readouterr().err
+        assert ("taken over with the task's layer: classifier\n" in said) == bool(order)
+        assert ("drawn from the seed: classifier\n" in said) == ("not used: classifier\n" in said) == (not order)
+    wide = drawn.replace(params=drawn.params | {"classifier": {"kernel": jnp.ones((32, 2)), "bias": jnp.ones(2)}})
+    found = warm_started(wide, str(tmp_path / "hf"), cfg, layer).params["classifier"]
+    np.testing.assert_array_equal(found["bias"], np.ones(2))
 
 
 def test_nothing_to_begin_with() -> None:

@@ -1,0 +1,108 @@
+"""Kinds of labelled tasks: a run that was stopped and goes on ends in the bits, and the predictions, of one that was
+not. Classification and features are killed in tests/end_to_end."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from etils import epath
+from safetensors.numpy import load_file
+
+from lmjax.finetuning import FinetuneConfig, resolve, write_results
+from lmjax.interop import load
+from lmjax.tasks.choice import ChoiceConfig
+from lmjax.tasks.spans import SpanConfig
+from lmjax.tasks.tagging import TaggingConfig
+from lmjax.tasks.task import FilesConfig
+from lmjax.train.assemble import assemble
+from lmjax.train.checkpoint import find, read_arrays
+from lmjax.train.loop import is_over, train
+from lmjax.verify import fingerprint
+from tests.end_to_end import tiny
+from tests.tiny_runs import train_quickly
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
+    """Of which runs of four steps are made, evaluated and kept at 2 and 4."""
+    folder = tmp_path_factory.mktemp("resume")
+    tiny.write_text(folder)
+    cfg = tiny.finetuning(folder)
+    return replace(cfg, positions="keep", length=24)
+
+
+def questions(folder: Path, lines: list[str]) -> FilesConfig:
+    """One answer does not stand at its offset: it is counted, and the run goes on."""
+    for split, chosen in (("train", lines[:13]), ("dev", lines[13:19])):
+        asked = []
+        for i, line in enumerate(chosen):
+            answers = [] if i % 3 == 0 else [{"text": line.split()[0], "answer_start": int(i == 1)}]
+            question = {"id": f"{split}{i}", "question": line.split()[-1], "answers": answers}
+            asked.append({"context": line, "qas": [question | {"is_impossible": not answers}]})
+        (folder / f"{split}-v2.0.json").write_text(json.dumps({"data": [{"paragraphs": asked}]}))
+    return SpanConfig(data="squad2", folder=str(folder), stride=8, query_length=4)
+
+
+def endings(folder: Path, lines: list[str]) -> FilesConfig:
+    for split, first, count in (("train", 0, 16), ("dev", 20, 6)):
+        rows = [[f"c\t{lines[first + i]}", *(lines[first + i + k].split()[0] for k in range(4)), str(i % 4)]
+                for i in range(count)]  # fmt: skip
+        (folder / f"{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
+    return ChoiceConfig(data="codah", folder=str(folder))
+
+
+def tagged(folder: Path, lines: list[str]) -> FilesConfig:
+    for split, chosen in (("train", lines[:16]), ("testa", lines[16:22])):
+        sentences = (
+            "".join(f"{word} N N {'I-PER' if len(word) > 5 else 'O'}\n" for word in line.split()) for line in chosen
+        )
+        (folder / f"eng.{split}").write_text("\n".join(sentences))
+    return TaggingConfig(data="conll2003", folder=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "files"),
+    [
+        (questions, "qa_outputs", {"predictions.json", "nbest_predictions.json", "null_odds.json"}),
+        (endings, "classifier", {"codah.tsv"}),
+        (tagged, "classifier", {"predictions.txt"}),
+    ],
+)
+def test_a_run_that_was_stopped_goes_on(
+    kind: Any,
+    layer: str,
+    files: set[str],
+    recipe: FinetuneConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And both are models with the task's layer, which transformers' classes have too."""
+    train_quickly(monkeypatch)
+    lines = [line for line in Path(recipe.task.folder, "text0.txt").read_text().split("\n") if line]  # type: ignore[attr-defined]
+    cfg = replace(recipe, task=kind(tmp_path, lines), stores=str(tmp_path / "stores"))
+    run = resolve(cfg)
+    assert ("1 of 8 answers are not at their offset" in capsys.readouterr().out) == (kind is questions)
+    run = replace(run, stages=(replace(run.stages[0], until_step=4),), evaluation=replace(run.evaluation, every=2))
+    runs = [replace(run, directory=str(tmp_path / name)) for name in ("untouched", "stopped")]
+    program = assemble(run)
+    assert is_over(runs[0], train(runs[0], program))
+    assert not is_over(runs[1], train(replace(runs[1], stop_at=3), program))  # behind what is kept on the way
+    assert is_over(runs[1], train(runs[1], program))
+    assert "resumes at step 3 of 4" in capsys.readouterr().err
+    assert fingerprint(runs[0].directory) == fingerprint(runs[1].directory)
+    assert fingerprint(runs[0].directory).step == 4
+    written = []
+    for one in runs:
+        assert np.isfinite([*write_results(one, program).values()]).all()
+        folder = epath.Path(one.directory)
+        found = [folder / "result.json", *(folder / "predictions/heldout").iterdir()]
+        written.append({file.name: file.read_text() for file in found})
+    assert written[0] == written[1]
+    assert set(written[0]) == {"result.json", *files}
+    load(runs[0].directory).save_hf(tmp_path / "hf")
+    tensors, trained = load_file(tmp_path / "hf/model.safetensors"), read_arrays(find(epath.Path(runs[0].directory)))
+    np.testing.assert_array_equal(tensors[f"{layer}.weight"].T, trained[f"params/{layer}/kernel"])
