@@ -20,7 +20,7 @@ from lmjax.errors import UserError
 from lmjax.models.wrapped import Wrapped
 from lmjax.objectives import Objective
 from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
-from lmjax.types import Batch, Mean, Outputs
+from lmjax.types import Array, Batch, Mean, Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def instruction(cfg: InstructionConfig) -> Task:
                 split: encode_split(found, template, tokenizer, length) for split, found in read_splits().items()
             },
             read=read,
-            predict=lambda outputs: {name: outputs[name] for name in ("log_probability", "is_largest")},
+            predict=predict,
             score=score,
             baselines=baselines,
             files=lambda name, split, predictions: {},
@@ -85,22 +85,25 @@ def encode_split(found: list[Conversation], template: ChatTemplate, tokenizer: T
 
 
 def read(model: Wrapped, batch: Batch, train: bool) -> Outputs:
-    """log_probability of each target and whether it is_largest, [B, L]."""
+    """logits, and the targets [B, L] with them."""
     outputs = model.run(batch, train)
     if "logits" not in outputs:
         raise UserError("supervised tuning takes a model that predicts next tokens (GPT); choose another init_from")
-    statistics = outputs["logits"].statistics(batch["targets"])
-    return {
-        "log_probability": statistics.target_log_probability,
-        "is_largest": jax.lax.stop_gradient(statistics.target_is_largest),
-    }
+    return {"logits": outputs["logits"], "targets": batch["targets"]}
+
+
+def predict(outputs: Outputs) -> dict[str, Array]:
+    """log_probability of each target, and whether it is_largest, float32 [B, L]."""
+    found = outputs["logits"].statistics(outputs["targets"])
+    is_largest = jax.lax.stop_gradient(found.target_is_largest)
+    return {"log_probability": found.target_log_probability, "is_largest": is_largest}
 
 
 def terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
-    weights = batch["loss_weights"]
+    found, weights = predict(outputs), batch["loss_weights"]
     return {
-        "response_loss": Mean.of(-outputs["log_probability"], weights),
-        "response_accuracy": Mean.of(outputs["is_largest"], weights),
+        "response_loss": Mean.of(-found["log_probability"], weights),
+        "response_accuracy": Mean.of(found["is_largest"], weights),
     }
 
 

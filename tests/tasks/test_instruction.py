@@ -13,7 +13,7 @@ from lmjax.data.examples import Encoded
 from lmjax.data.packing import pack_responses
 from lmjax.errors import UserError
 from lmjax.tasks import make_task
-from lmjax.tasks.instruction import InstructionConfig, encode_split
+from lmjax.tasks.instruction import InstructionConfig, encode_split, predict
 from tests.models.tiny import VOCAB
 from tests.tasks.tiny_task import model_of
 from tests.tiny_runs import tiny_tokenizer
@@ -50,7 +50,7 @@ def test_packed_conversations_are_as_if_apart(model: Any) -> None:
 
     def found(rows: dict[str, np.ndarray]) -> np.ndarray:
         """Log-probabilities by their conversations, which their first tokens tell apart."""
-        p, first = np.asarray(model(batch(rows))["log_probability"]), {}
+        p, first = np.asarray(predict(model(batch(rows)))["log_probability"]), {}
         for row, segments in enumerate(rows["segment_ids"]):
             for segment in range(1, segments.max() + 1):
                 here = segments == segment
