@@ -8,6 +8,7 @@ results.json, the pictures, and the tables, which also stand in docs/evaluation.
 """
 
 import argparse
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ import jax
 from benchmarks.transfer import corpus, recipes, results
 from benchmarks.transfer.recipes import Cell
 from lmjax import commands
+from lmjax.evals.probe_tasks import PROBES
 from lmjax.memory import keep_freed_memory
 from lmjax.pretraining import pretrain
 from lmjax.run import RunConfig
@@ -66,7 +68,8 @@ def finetuning(cells: Sequence[Cell], seeds: int) -> Iterator[Job]:
 def looks(root: Path) -> Iterator[Job]:
     """What each layer of the pretrained BERT knows, and where it looks in a sentence."""
     model = f"{root}/bert"
-    if not (root / "layers/layers.png").exists():
+    probed = root / "layers/results.json"
+    if not probed.exists() or len(json.loads(probed.read_text())["tasks"]) < len(PROBES):
         yield lambda: commands.probe(model, limit=2000, data=str(recipes.data_folder()), out=f"{root}/layers")
     if not (root / "attention").exists():
         yield lambda: commands.attention(model, text=SENTENCE, out=f"{root}/attention")
