@@ -79,13 +79,13 @@ def pretrained_bert(root: Path, steps: int = 3200) -> RunConfig:
 
 
 def masked(root: Path) -> RunConfig:
-    """Masked words alone, on rows of running text. The rate stays, so that a checkpoint is what a shorter run gives."""
+    """Masked words alone, on the same rows. The rate stays, so that a checkpoint is what a shorter run gives."""
     cfg = pretrained_bert(root)
     return replace(
         cfg,
         directory=f"{root}/masked",
         model=replace(cfg.model, max_position_embeddings=128),  # type: ignore[call-arg]
-        task=MlmConfig("full_sentences", next_sentence=False, masking=MaskingConfig(max_predictions=0)),
+        task=replace(cfg.task, next_sentence=False),  # type: ignore[call-arg]
         stages=(Stage(MASKED[-1], 16, 128),),
         optim=OptimConfig(peak_lr=1e-3, warmup=200, decay="constant"),
         evaluation=EvalConfig(every=MASKED[-1] // 2, rows=256),
@@ -193,6 +193,7 @@ def cell(root: Path, part: str, row: str, column: str, recipe: FinetuneConfig, s
     if row == "conll2003":
         task = replace(task, context="sentence")
     more |= {"task": task, "length": LENGTHS[row], "dropout": 0.0, "stores": f"{root}/stores/examples"}
+    more["checkpoint"] = CheckpointConfig(every=100, keep=1)
     return Cell(
         part, row, column, replace(recipe, directory=f"{root}/{name}", init_from=f"{root}/{start}", **more | changes)
     )
