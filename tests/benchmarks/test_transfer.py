@@ -1,8 +1,8 @@
 """The study of transfer: it goes on where it stopped, and its tables and pictures are made of its runs' results."""
 
+import contextlib
 import json
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,19 +65,17 @@ def test_the_study_goes_on_where_it_stopped_and_its_tables_say_what_came_out(
     root, folder = tmp_path / "runs", tmp_path / "results"
     asked: list[str] = []
     for stop_after in (4, 20, 0):
-        trained = Trained(stop_after)
+        trained, written = Trained(stop_after), []
         monkeypatch.setattr("benchmarks.transfer.__main__.pretrain", trained.pretrain)
         monkeypatch.setattr("lmjax.study.finetune", trained.finetune)
-        go_on = partial(transfer.run, root, 2, partial(results.write, root, folder, page))
+        with pytest.raises(KeyboardInterrupt) if stop_after else contextlib.nullcontext():
+            transfer.run(root, 2, lambda: written.append(len(trained.asked)))  # noqa: B023 - called within the loop
+        asked += trained.asked[:-1] if stop_after else trained.asked  # who was stopped is asked again
+        results.write(root, folder, page)
+        found = json.loads((folder / "results.json").read_text())
         if stop_after:
-            with pytest.raises(KeyboardInterrupt):
-                go_on()
-            asked += trained.asked[:-1]  # the last one was stopped, and is asked for again
-            found = json.loads((folder / "results.json").read_text())
-            assert len(found["cells"]) + len(found["pretraining"]) == len(asked)  # what is done is written already
-        else:
-            go_on()
-            asked += trained.asked
+            assert written == list(range(1, stop_after))  # after each job
+            assert len(found["cells"]) + len(found["pretraining"]) == len(asked)
     cells = recipes.cells(root)
     runs = [f"{cell.recipe.directory}/seed={seed}" for cell in cells for seed in (0, 1)]
     assert sorted(asked) == sorted([*runs, *(cfg.directory for cfg in recipes.pretrainings(root))])  # each once
