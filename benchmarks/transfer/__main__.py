@@ -19,6 +19,7 @@ import jax
 from benchmarks.transfer import corpus, recipes, results
 from benchmarks.transfer.recipes import Cell
 from lmjax import commands
+from lmjax.evals import results as registry
 from lmjax.evals.probe_tasks import PROBES
 from lmjax.memory import keep_freed_memory
 from lmjax.pretraining import pretrain
@@ -28,6 +29,7 @@ from lmjax.train.checkpoint import steps_of
 
 ROOT = Path(__file__).parents[2]
 SENTENCE = "If A is caught taking B's money, he will be beaten"
+NAME = "BERT of benchmarks.transfer, 2000 examples"
 Job = Callable[[], None]
 
 
@@ -75,11 +77,23 @@ def looks(root: Path) -> Iterator[Job]:
         yield lambda: commands.attention(model, text=SENTENCE, out=f"{root}/attention")
 
 
+def record(root: Path) -> None:
+    """Puts the pretrained BERT's figures among those that README's table shows beside the papers'."""
+    for cell in recipes.transfer_cells(root):
+        if cell.column == "pretrained" and results.values_of(cell):
+            registry.record(registry.measure(cell.recipe.directory), NAME)
+    registry.write_readme(ROOT / "README.md")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", default="runs/transfer", type=Path, help="where the runs live")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each cell")
+    parser.add_argument("--record", action="store_true", help="only put what is there into README's table of results")
     given = parser.parse_args()
+    if given.record:
+        record(given.directory)
+        return
     keep_freed_memory()
     jax.config.update("jax_compilation_cache_dir", str(given.directory.absolute() / "compiled"))
     corpus.write_english(recipes.data_folder(), given.directory / "text")
