@@ -29,7 +29,7 @@ from lmjax.train.checkpoint import steps_of
 
 ROOT = Path(__file__).parents[2]
 SENTENCE = "If A is caught taking B's money, he will be beaten"
-NAME = "BERT of benchmarks.transfer, 2000 examples"
+NAME = "BERT of benchmarks.transfer"
 Job = Callable[[], None]
 
 
