@@ -178,8 +178,8 @@ def table(found: Found) -> str:
 
 
 def _draw(found: Found, file: epath.Path) -> None:
-    """Tasks by layers, the majority label before them and the sum behind. Darker = more of what the best one of the row
-    gains on the majority label; a frame round the best layer, if it gains, a mark at the expected one."""
+    """Tasks by layers, the majority label before them and the sum behind. Darker = more of what the majority label
+    leaves open; a frame round the best layer, if it gains on that label, a mark at the expected one."""
     layers = len(next(iter(found.values()))["accuracy"])
     figure = Figure(figsize=(2.2 + 0.68 * (layers + 2), 1.6 + 0.45 * len(found)), layout="constrained")
     ax = figure.subplots()
@@ -192,7 +192,7 @@ def _draw(found: Found, file: epath.Path) -> None:
     best = cells[:, 1:-1].argmax(1)
     for row, column in np.ndindex(*cells.shape):
         of_best = {"weight": "bold"} if column == best[row] + 1 and gains[row, column] else {}
-        colour = "white" if shares[row, column] > 0.85 else "black"
+        colour = "white" if shares[row, column] > 0.6 else "black"
         text = f"{100 * cells[row, column]:.1f}"
         ax.text(column - 1, row, text, ha="center", va="center", fontsize=8, color=colour, **of_best)
         if of_best:
@@ -208,7 +208,9 @@ def _draw(found: Found, file: epath.Path) -> None:
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_xlabel("layer; framed: the best; \u25b2: the expected one, where the weights of the sum lie", fontsize=8)
-    figure.suptitle("what a linear probe tells from each layer, %; darker: more than the majority", fontsize=9)
+    figure.suptitle(
+        "what a linear probe tells from each layer, %; darker: more of what the majority label leaves open", fontsize=9
+    )
     part = file.with_name(f"{file.stem}.part.png")
     figure.savefig(str(part), dpi=120)
     part.replace(file)
