@@ -185,10 +185,9 @@ def _draw(found: Found, file: epath.Path) -> None:
     ax = figure.subplots()
     cells = np.array([[one["majority"], *one["accuracy"], one["mix"]] for one in found.values()])
     gains = np.clip(cells - cells[:, :1], 0, None)
-    shares = gains / np.maximum(gains.max(1, keepdims=True), 1e-9)
-    ax.imshow(
-        shares, cmap="Blues", vmin=0, vmax=1.4, aspect="auto", extent=(-1.5, layers + 0.5, len(found) - 0.5, -0.5)
-    )
+    shares = gains / np.maximum(1 - cells[:, :1], 1e-9)
+    edges = (-1.5, layers + 0.5, len(found) - 0.5, -0.5)
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=edges)
     best = cells[:, 1:-1].argmax(1)
     for row, column in np.ndindex(*cells.shape):
         of_best = {"weight": "bold"} if column == best[row] + 1 and gains[row, column] else {}
