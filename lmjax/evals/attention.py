@@ -115,7 +115,8 @@ def page(views: Sequence[View], title: str) -> str:
 def _picture(view: View) -> Figure:
     """Heads by layers, each a map: a row is a token that looks, a darker square a larger weight."""
     N, H, L, S = view.weights.shape
-    size = min(2.2, max(1.1, 0.08 * max(L, S)))
+    size = min(max(2.2, 10 / H), max(1.1, 0.13 * max(L, S)))  # inches
+    letters = min(7.5, max(4.5, 0.8 * 72 * size / max(L, S)))  # points, so that rows of them do not touch
     font, queries, keys = _lettering(view)
     with matplotlib.rc_context({"font.family": font, "font.size": 7}):
         figure = Figure(figsize=(size * H + 1.2, size * N * max(0.5, L / S) + 1.2), layout="constrained")
@@ -124,11 +125,11 @@ def _picture(view: View) -> Figure:
             ax = axes[layer, head]
             ax.imshow(view.weights[layer, head], cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto")
             left, bottom = head == 0 and L <= LABELLED, layer == N - 1 and S <= LABELLED
-            ax.set_yticks(range(L) if left else [], queries if left else [], fontsize=5)
-            ax.set_xticks(range(S) if bottom else [], keys if bottom else [], fontsize=5, rotation=90)
+            ax.set_yticks(range(L) if left else [], queries if left else [], fontsize=letters)
+            ax.set_xticks(range(S) if bottom else [], keys if bottom else [], fontsize=letters, rotation=90)
             ax.set_title(f"head {head + 1}" if layer == 0 else "", fontsize=8)
             ax.set_ylabel(f"layer {layer + 1}" if head == 0 else "", fontsize=8)
-        figure.suptitle(f"{view.name}: rows look at columns", fontsize=9)
+        figure.suptitle(f"{view.name}: rows look at columns, the darker the more", fontsize=9)
         figure.draw_without_rendering()
     return figure
 

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from etils import epath
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from tqdm import tqdm
 
 from lmjax.config import to_json
@@ -177,26 +178,38 @@ def table(found: Found) -> str:
 
 
 def _draw(found: Found, file: epath.Path) -> None:
-    """Tasks by layers. Darker = more of what the best one of the row gains on the majority label; a mark at the
-    expected layer."""
+    """Tasks by layers, the majority label before them and the sum behind. Darker = more of what the majority label
+    leaves open; a frame round the best layer, if it gains on that label, a mark at the expected one."""
     layers = len(next(iter(found.values()))["accuracy"])
-    figure = Figure(figsize=(2.4 + 0.62 * (layers + 1), 1.3 + 0.45 * len(found)), layout="constrained")
+    figure = Figure(figsize=(2.2 + 0.68 * (layers + 2), 1.6 + 0.45 * len(found)), layout="constrained")
     ax = figure.subplots()
-    cells = np.array([[*one["accuracy"], one["mix"]] for one in found.values()])
-    majority = np.array([[one["majority"]] for one in found.values()])
-    gains = np.clip(cells - majority, 0, None)
-    shares = gains / np.maximum(gains.max(1, keepdims=True), 1e-9)
-    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1.2, aspect="auto")
+    cells = np.array([[one["majority"], *one["accuracy"], one["mix"]] for one in found.values()])
+    gains = np.clip(cells - cells[:, :1], 0, None)
+    shares = gains / np.maximum(1 - cells[:, :1], 1e-9)
+    edges = (-1.5, layers + 0.5, len(found) - 0.5, -0.5)
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=edges)
+    best = cells[:, 1:-1].argmax(1)
     for row, column in np.ndindex(*cells.shape):
-        colour = "white" if shares[row, column] > 0.75 else "black"
-        ax.text(column, row, f"{100 * cells[row, column]:.1f}", ha="center", va="center", fontsize=8, color=colour)
+        of_best = {"weight": "bold"} if column == best[row] + 1 and gains[row, column] else {}
+        colour = "white" if shares[row, column] > 0.6 else "black"
+        text = f"{100 * cells[row, column]:.1f}"
+        ax.text(column - 1, row, text, ha="center", va="center", fontsize=8, color=colour, **of_best)
+        if of_best:
+            ax.add_patch(Rectangle((column - 1.42, row - 0.42), 0.84, 0.84, fill=False, color="black", linewidth=1.4))
     expected = [one["expected_layer"] for one in found.values()]
-    ax.plot(expected, np.arange(len(found)) + 0.36, "^", color="tab:orange", markersize=6)
-    ax.axvline(layers - 0.5, color="white", linewidth=4)
-    ax.set_xticks(range(layers + 1), [*map(str, range(layers)), "sum"])
-    ax.set_yticks(range(len(found)), [f"{k} (majority {100 * v['majority']:.1f})" for k, v in found.items()])
-    ax.set_xlabel("layer (0: embeddings); \u25b2 is the expected layer")
-    ax.set_title("accuracy of a linear probe, %; darker = nearer to the best of the row", fontsize=9, loc="left")
+    ax.plot(expected, np.arange(len(found)) + 0.33, "^", color="tab:orange", markeredgecolor="white", markersize=7)
+    for line in (-0.5, layers - 0.5):
+        ax.axvline(line, color="white", linewidth=5)
+    for line in range(1, len(found)):
+        ax.axhline(line - 0.5, color="white", linewidth=3)
+    ax.set_xticks(range(-1, layers + 1), ["majority", "words", *map(str, range(1, layers)), "sum"])
+    ax.set_yticks(range(len(found)), list(found))
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel("layer; framed: the best; \u25b2: the expected one, where the weights of the sum lie", fontsize=8)
+    figure.suptitle(
+        "what a linear probe tells from each layer, %; darker: more of what the majority label leaves open", fontsize=9
+    )
     part = file.with_name(f"{file.stem}.part.png")
     figure.savefig(str(part), dpi=120)
     part.replace(file)

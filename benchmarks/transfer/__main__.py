@@ -1,0 +1,106 @@
+"""What pretraining gives on real data: small models pretrained here and fine-tuned, beside the same without.
+
+    LMJAX_DATA=../shared/data .venv/bin/python -m benchmarks.transfer [--directory runs/transfer] [--seeds 3]
+
+Resumable: what has a result is passed over, so the same command goes on where it was stopped. Every part is run with
+one seed before any gets another. After each step benchmarks/results/transfer/ holds all that is known by then:
+results.json, the pictures, and the tables, which also stand in docs/evaluation.md.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from benchmarks.transfer import corpus, recipes, results
+from benchmarks.transfer.recipes import Cell
+from lmjax import commands
+from lmjax.evals import results as registry
+from lmjax.evals.probe_tasks import PROBES
+from lmjax.memory import keep_freed_memory
+from lmjax.pretraining import pretrain
+from lmjax.run import RunConfig
+from lmjax.study import study
+from lmjax.train.checkpoint import steps_of
+
+ROOT = Path(__file__).parents[2]
+SENTENCE = "If A is caught taking B's money, he will be beaten"
+NAME = "BERT of benchmarks.transfer"
+Job = Callable[[], None]
+
+
+def run(root: Path, seeds: int, write: Job) -> None:
+    """All that is not done yet, in order; `write` after each job."""
+    for job in jobs(root, seeds):
+        job()
+        write()
+
+
+def jobs(root: Path, seeds: int) -> Iterator[Job]:
+    transfer = recipes.transfer_cells(root)
+    yield from pretraining(recipes.pretrained_bert(root))
+    yield from looks(root)
+    yield from finetuning(transfer, 1)
+    yield from pretraining(recipes.pretrained_elmo(root))
+    yield from finetuning(recipes.elmo_cells(root), 1)
+    yield from pretraining(recipes.pretrained_ernie(root, "entity"), recipes.pretrained_ernie(root, "character"))
+    yield from finetuning(recipes.ernie_cells(root), 1)
+    yield from pretraining(recipes.masked(root), recipes.causal(root))
+    yield from finetuning(recipes.masked_cells(root), 1)
+    for number in range(2, seeds + 1):
+        yield from finetuning(recipes.cells(root), number)
+
+
+def pretraining(*runs: RunConfig) -> Iterator[Job]:
+    for cfg in runs:
+        if steps_of(cfg.directory)[-1:] != [cfg.stages[-1].until_step]:
+            yield partial(pretrain, cfg)
+
+
+def finetuning(cells: Sequence[Cell], seeds: int) -> Iterator[Job]:
+    for cell in cells:
+        if len(results.values_of(cell)) < seeds:
+            yield partial(study, replace(cell.recipe, seeds=tuple(range(seeds))))
+
+
+def looks(root: Path) -> Iterator[Job]:
+    """What each layer of the pretrained BERT knows, and where it looks in a sentence."""
+    model = f"{root}/bert"
+    probed = root / "layers/results.json"
+    if not probed.exists() or len(json.loads(probed.read_text())["tasks"]) < len(PROBES):
+        yield lambda: commands.probe(model, limit=2000, data=str(recipes.data_folder()), out=f"{root}/layers")
+    if not (root / "attention").exists():
+        yield lambda: commands.attention(model, text=SENTENCE, out=f"{root}/attention")
+
+
+def record(root: Path) -> None:
+    """Puts the pretrained BERT's figures among those that README's table shows beside the papers'."""
+    for cell in recipes.transfer_cells(root):
+        if cell.column == "pretrained" and results.values_of(cell):
+            registry.record(registry.measure(cell.recipe.directory), NAME)
+    registry.write_readme(ROOT / "README.md")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--directory", default="runs/transfer", type=Path, help="where the runs live")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each cell")
+    parser.add_argument("--record", action="store_true", help="only put what is there into README's table of results")
+    given = parser.parse_args()
+    if given.record:
+        record(given.directory)
+        return
+    keep_freed_memory()
+    jax.config.update("jax_compilation_cache_dir", str(given.directory.absolute() / "compiled"))
+    corpus.write_english(recipes.data_folder(), given.directory / "text")
+    write = partial(results.write, given.directory, ROOT / "benchmarks/results/transfer", ROOT / "docs/evaluation.md")
+    run(given.directory, given.seeds, write)
+    write()
+
+
+if __name__ == "__main__":
+    main()

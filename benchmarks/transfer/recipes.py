@@ -1,0 +1,209 @@
+"""What is trained: five small pretrained models, and the fine-tuning runs that begin with them.
+
+A `Cell` is one figure of a table: a row, a column and the recipe whose runs, one a seed, it is the mean of.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.transfer import corpus
+from configs.finetune import cola, conll2003, mrpc, msra_ner, squad2, sst2, stsb
+from configs.tiny import bert, elmo, ernie, gpt1
+from lmjax.data.chinese import Boundaries
+from lmjax.data.masking import MaskingConfig
+from lmjax.data.prepare import DataConfig, WeightedData
+from lmjax.data.schedule import Stage
+from lmjax.data.sources import Annotated
+from lmjax.data.tokenizers import TokenizerConfig
+from lmjax.finetuning import FinetuneConfig
+from lmjax.models.features import FeatureConfig
+from lmjax.run import RunConfig
+from lmjax.tasks.pretraining import MlmConfig
+from lmjax.train.checkpoint import CheckpointConfig
+from lmjax.train.evaluate import EvalConfig
+from lmjax.train.optim import OptimConfig
+
+WORDS = 8192
+SHAPE: dict[str, Any] = {
+    "vocab_size": WORDS,
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+}
+LIMITS = {"squad2": 1000}  # examples to train on,
+LIMIT = 2000  # of the other tasks
+# Of rows, in tokens: no more than 4 in 100 texts are longer and cut. (A long sentence of words goes on in a next row.)
+LENGTHS = {"sst2": 64, "mrpc": 96, "cola": 48, "stsb": 80, "conll2003": 64, "squad2": 256, "msra_ner": 104}
+OPTIM = OptimConfig(peak_lr=3e-4)
+MASKED, CAUSAL = (300, 525, 600, 1050), (300, 600)  # steps after which they are fine-tuned
+COMPARED = ("sst2", "stsb")  # by which masked and causal models are compared
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`part` names the table; `recipe.directory` holds its runs."""
+
+    part: str
+    row: str
+    column: str
+    recipe: FinetuneConfig
+
+
+def data_folder() -> Path:
+    return Path(os.environ.get("LMJAX_DATA", "../shared/data"))
+
+
+def english(root: Path) -> WeightedData:
+    text = corpus.source(data_folder(), root / "text")
+    words = TokenizerConfig("wordpiece", WORDS, lowercase=False)
+    return WeightedData(DataConfig(f"{root}/stores/english", text, words, sentences="split"))
+
+
+def pretrained_bert(root: Path, steps: int = 3200) -> RunConfig:
+    """Masked words and next sentences; the last tenth of the steps on rows of 256 tokens, as many tokens a step."""
+    cfg = bert.config()
+    return replace(
+        cfg,
+        directory=f"{root}/bert",
+        model=replace(cfg.model, **SHAPE, max_position_embeddings=256),
+        task=MlmConfig(duplicates=1, masking=MaskingConfig(max_predictions=0)),
+        data=(english(root),),
+        stages=(Stage(steps * 9 // 10, 16, 128), Stage(steps, 8, 256)),
+        optim=OptimConfig(peak_lr=1e-3, warmup=steps // 10),
+        evaluation=EvalConfig(every=steps // 4, rows=256),
+        checkpoint=CheckpointConfig(every=steps // 8, keep=1),
+    )
+
+
+def masked(root: Path) -> RunConfig:
+    """Masked words alone, on the same rows. The rate stays, so that a checkpoint is what a shorter run gives."""
+    cfg = pretrained_bert(root)
+    return replace(
+        cfg,
+        directory=f"{root}/masked",
+        model=replace(cfg.model, max_position_embeddings=128),  # type: ignore[call-arg]
+        task=replace(cfg.task, next_sentence=False),  # type: ignore[call-arg]
+        stages=(Stage(MASKED[-1], 16, 128),),
+        optim=OptimConfig(peak_lr=1e-3, warmup=200, decay="constant"),
+        evaluation=EvalConfig(every=MASKED[-1] // 2, rows=256),
+        checkpoint=CheckpointConfig(every=75, keep=MASKED[-1] // 75),
+    )
+
+
+def causal(root: Path) -> RunConfig:
+    """The same network as GPT-1 has it, and each word from those before it; else as `masked`."""
+    cfg = masked(root)
+    small = gpt1.config()
+    return replace(
+        cfg,
+        directory=f"{root}/causal",
+        model=replace(small.model, **SHAPE, activation="gelu"),
+        task=small.task,
+        stages=(Stage(CAUSAL[-1], 16, 128),),
+        evaluation=EvalConfig(every=CAUSAL[-1] // 2, rows=256),
+    )
+
+
+def pretrained_elmo(root: Path) -> RunConfig:
+    cfg = elmo.config()
+    text = corpus.tokenised(root / "text")
+    data = replace(cfg.data[0].data, store=f"{root}/stores/words", source=text, sentences="line", heldout=0.05)
+    return replace(cfg, directory=f"{root}/elmo", data=(WeightedData(data),))
+
+
+def pretrained_ernie(root: Path, units: str, steps: int = 900) -> RunConfig:
+    """Characters, then phrases, then entities are masked ("entity"), or characters all the time ("character")."""
+    data, cfg = data_folder(), ernie.config()
+    lexicon = data / "zh_lexicon"
+    names = tuple(f"{lexicon}/THUOCL_{name}.txt" for name in ("diming", "lishimingren"))
+    text = replace(
+        cfg.data[0].data,
+        store=f"{root}/stores/literature",
+        source=Annotated((f"{data}/zh_literature/train.tar.gz",), width=60),
+        boundaries=Boundaries((f"{lexicon}/THUOCL_chengyu.txt",), names),
+    )
+    ends = {"token": steps * 6 // 10, "phrase": steps * 8 // 10, "entity": steps}
+    stages = tuple(Stage(end, 16, 128, masking=ernie.masking(unit)) for unit, end in ends.items())  # type: ignore[arg-type]
+    return replace(
+        cfg,
+        directory=f"{root}/ernie_{units}",
+        data=(WeightedData(text),),
+        stages=stages if units == "entity" else (Stage(steps, 16, 128, masking=ernie.masking("token")),),
+        optim=OptimConfig(peak_lr=1e-3, warmup=steps // 10, eps=1e-8),
+        evaluation=EvalConfig(every=steps // 2, rows=256),
+        checkpoint=CheckpointConfig(every=steps // 3, keep=1),
+    )
+
+
+def transfer_cells(root: Path) -> list[Cell]:
+    """Each English task, from the pretrained BERT and from scratch."""
+    tasks = {"sst2": sst2, "mrpc": mrpc, "cola": cola, "stsb": stsb, "conll2003": conll2003, "squad2": squad2}
+    weights = {"pretrained": "pretrained", "from scratch": "fresh"}
+    return [
+        cell(root, "transfer", name, column, module.config(), "bert", weights=kind)
+        for name, module in tasks.items()
+        for column, kind in weights.items()
+    ]
+
+
+def elmo_cells(root: Path) -> list[Cell]:
+    """A biLSTM tagger on the frozen layers of ELMo, and on those of the same network as it was drawn."""
+    found, weights = [], {"ELMo": "pretrained", "untrained ELMo": "fresh"}
+    for column, kind in weights.items():
+        more = {"weights": kind, "epochs": 5.0, "evaluate_each": 5.0, "optim": OptimConfig(peak_lr=1e-3)}
+        one = cell(root, "elmo", "conll2003", column, conll2003.config(), "elmo", **more)
+        task = replace(one.recipe.task, features=FeatureConfig("mix", (100,)))
+        found.append(replace(one, recipe=replace(one.recipe, task=task)))
+    return found
+
+
+def ernie_cells(root: Path) -> list[Cell]:
+    starts = {
+        "entities masked": ("ernie_entity", "pretrained"),
+        "characters masked": ("ernie_character", "pretrained"),
+        "from scratch": ("ernie_character", "fresh"),
+    }
+    return [
+        cell(root, "ernie", "msra_ner", column, msra_ner.config(), start, weights=kind)
+        for column, (start, kind) in starts.items()
+    ]
+
+
+def masked_cells(root: Path) -> list[Cell]:
+    """Checkpoints of the masked and of the causal model; the causal one without the language-model loss beside."""
+    found, modules = [], {"sst2": sst2, "stsb": stsb}
+    for name in COMPARED:
+        for kind, steps in (("masked", MASKED), ("causal", CAUSAL)):
+            for step in steps:
+                column, start = f"{kind} {step}", f"{kind}/checkpoints/{step}"
+                one = cell(root, "masked", name, column, modules[name].config(), start)
+                task = replace(one.recipe.task, language_model=0.0)  # type: ignore[call-arg]
+                found.append(replace(one, recipe=replace(one.recipe, task=task)))
+    return found
+
+
+def cell(root: Path, part: str, row: str, column: str, recipe: FinetuneConfig, start: str, **changes: Any) -> Cell:
+    """A figure of `recipe` at this study's scale: no dropout (as in pretraining), no choice of a best epoch."""
+    name = f"finetuned/{part}/{row}/{column.replace(' ', '_')}"
+    more: dict[str, Any] = {"epochs": 3.0, "evaluate_each": 3.0, "batch_size": 16, "warmup": 0.1, "optim": OPTIM}
+    task: Any = replace(recipe.task, limit=LIMITS.get(row, LIMIT))  # type: ignore[call-arg]
+    if row == "conll2003":
+        task = replace(task, context="sentence")
+    more |= {"task": task, "length": LENGTHS[row], "dropout": 0.0, "stores": f"{root}/stores/examples"}
+    more["checkpoint"] = CheckpointConfig(every=100, keep=1)
+    return Cell(
+        part, row, column, replace(recipe, directory=f"{root}/{name}", init_from=f"{root}/{start}", **more | changes)
+    )
+
+
+def cells(root: Path) -> list[Cell]:
+    """All of them, in the order of the tables."""
+    return [*transfer_cells(root), *elmo_cells(root), *ernie_cells(root), *masked_cells(root)]
+
+
+def pretrainings(root: Path) -> list[RunConfig]:
+    ernies = [pretrained_ernie(root, units) for units in ("entity", "character")]
+    return [pretrained_bert(root), pretrained_elmo(root), *ernies, masked(root), causal(root)]

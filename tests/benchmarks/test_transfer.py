@@ -1,0 +1,129 @@
+"""The study of transfer: it goes on where it stopped, and its tables and pictures are made of its runs' results."""
+
+import contextlib
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks.transfer import __main__ as transfer
+from benchmarks.transfer import corpus, recipes, results
+from lmjax.finetuning import FinetuneConfig
+from lmjax.run import RunConfig
+
+SCORES = {"pretrained": 0.75, "from scratch": 0.5}
+
+
+class Trained:
+    """Stands for training: writes what a run leaves behind, and notes which runs it was asked for."""
+
+    def __init__(self, stop_after: int):
+        self.asked: list[str] = []
+        self._stop_after = stop_after
+
+    def pretrain(self, cfg: RunConfig) -> None:
+        self._note(cfg.directory)
+        steps, directory = cfg.stages[-1].until_step, Path(cfg.directory)
+        (directory / "checkpoints" / str(steps)).mkdir(parents=True)
+        lines = [
+            {"step": steps // 2, "split": "train", "time": {"seconds_per_step": 0.5}},
+            {"step": steps, "split": "train", "time": {"seconds_per_step": 0.1}},
+            {"step": steps, "split": "heldout", "mlm_accuracy": 0.25},
+        ]
+        (directory / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        (directory / "baselines.json").write_text(json.dumps({"mlm_accuracy": {"unigram": 0.125}}))
+
+    def finetune(self, cfg: FinetuneConfig) -> dict[str, float]:
+        self._note(cfg.directory)
+        directory = Path(cfg.directory)
+        directory.mkdir(parents=True)
+        score = SCORES.get(directory.parent.name.replace("_", " "), 0.25) + cfg.seed / 100
+        figures = {"f1": score, "precision": 1.0}
+        result = {"headline": "f1", "larger_is_better": True, "figures": figures}
+        (directory / "baselines.json").write_text(json.dumps({"f1": {"majority": 0.125}}))
+        (directory / "result.json").write_text(json.dumps(result))
+        return figures
+
+    def _note(self, directory: str) -> None:
+        self.asked.append(directory)
+        if len(self.asked) == self._stop_after:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    file = tmp_path / "page.md"
+    file.write_text(f"# Before\n\n{results.BEGIN}\nold\n{results.END}\n\nAfter\n")
+    return file
+
+
+def test_the_study_goes_on_where_it_stopped_and_its_tables_say_what_came_out(
+    tmp_path: Path, page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.transfer.__main__.looks", lambda root: iter(()))
+    root, folder = tmp_path / "runs", tmp_path / "results"
+    asked: list[str] = []
+    for stop_after in (4, 20, 0):
+        trained, written = Trained(stop_after), []
+        monkeypatch.setattr("benchmarks.transfer.__main__.pretrain", trained.pretrain)
+        monkeypatch.setattr("lmjax.study.finetune", trained.finetune)
+        with pytest.raises(KeyboardInterrupt) if stop_after else contextlib.nullcontext():
+            transfer.run(root, 2, lambda: written.append(len(trained.asked)))  # noqa: B023 - called within the loop
+        asked += trained.asked[:-1] if stop_after else trained.asked  # who was stopped is asked again
+        results.write(root, folder, page)
+        found = json.loads((folder / "results.json").read_text())
+        if stop_after:
+            assert written == list(range(1, stop_after))  # after each job
+            assert len(found["cells"]) + len(found["pretraining"]) == len(asked)
+    cells = recipes.cells(root)
+    runs = [f"{cell.recipe.directory}/seed={seed}" for cell in cells for seed in (0, 1)]
+    assert sorted(asked) == sorted([*runs, *(cfg.directory for cfg in recipes.pretrainings(root))])  # each once
+    firsts = [name for name in asked if name.endswith("=0")]
+    assert len(firsts) == len(cells)
+    assert asked.index(firsts[-1]) < min(i for i, name in enumerate(asked) if name.endswith("=1"))
+    text = page.read_text()
+    assert text.startswith("# Before\n\n<!--")
+    assert text.endswith("-->\n\nAfter\n")
+    assert "old" not in text
+    assert "| sst2 | f1 | 12.5 | 75.5 ± 0.7 | 50.5 ± 0.7 | 2 |" in text
+    assert "mlm_accuracy 0.250 (unigram 0.125)" in text
+    assert {file.name for file in folder.iterdir()} == {"results.json", "transfer.png", "masked_or_causal.png"}
+
+
+def test_minutes_and_work_of_pretraining(tmp_path: Path) -> None:
+    """Of 3200 steps half took 0.5 s and half 0.1 s; a step works on 16 rows, forwards and, twice as much, backwards."""
+    cfg = recipes.pretrained_bert(tmp_path)
+    assert results.pretraining_facts(cfg) == {}
+    Trained(0).pretrain(cfg)
+    facts = results.pretraining_facts(cfg)
+    assert facts["training_minutes"] == pytest.approx(1600 * 0.6 / 60)
+    weights = 4 * 12 * 128 * 128 * 128 + 19 * (128 * 128 + 128 * 8192) + 2 * 128 * 128
+    attention = 4 * 2 * 128 * 128 * 128
+    assert facts["flops_per_step"] == pytest.approx(3 * 16 * 2 * (weights + attention), rel=1e-3)
+
+
+def test_equal_compute_is_equal(tmp_path: Path) -> None:
+    """The masked model's checkpoints lie where the causal one has worked as much (within 2%)."""
+    work = []
+    for cfg in (recipes.masked(tmp_path), recipes.causal(tmp_path)):
+        Trained(0).pretrain(cfg)
+        work.append(results.pretraining_facts(cfg)["flops_per_step"])
+    masked, causal = recipes.MASKED, recipes.CAUSAL
+    assert set(causal) <= set(masked)
+    assert [masked[1] * work[0], masked[3] * work[0]] == pytest.approx([step * work[1] for step in causal], rel=0.02)
+
+
+def test_the_corpus_is_plain_text(tmp_path: Path) -> None:
+    """Brown's tags go, and WikiText's marks inside words close up; documents stand apart."""
+    (tmp_path / "brown_corpus").mkdir()
+    with zipfile.ZipFile(tmp_path / "brown_corpus/brown.zip", "w") as archive:
+        archive.writestr("brown/ca01", "``/`` 1/2/cd Atlanta's/np$ ''/'' ./.")
+        archive.writestr("brown/cr09", "Second/od".encode("utf-16-le")[::2])
+        archive.writestr("brown/README", "no text")
+    assert corpus.brown(tmp_path) == ['" 1/2 Atlanta\'s " .', "Second"]
+    (tmp_path / "wikitext-2").mkdir()
+    (tmp_path / "wikitext-2/wiki.valid.raw").write_text(
+        " \n = One = \n a @-@ b 1 @,@ 000\n = = Part = = \n = Two = \n c"
+    )
+    assert corpus.wikitext(tmp_path) == [" = One = \n a-b 1,000\n = = Part = = \n", " = Two = \n c"]
