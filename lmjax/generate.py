@@ -69,7 +69,7 @@ def generate(
     tokens_BP = np.array([[0] * (width - len(p)) + list(p) for p in prompts], np.int32)
     segment_ids_BP = (np.arange(width)[None] >= width - lengths[:, None]).astype(np.int32)
     end = jnp.int32(-1 if eos_id is None else eos_id)
-    new_BN = _generate(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed))
+    new_BN = continue_rows(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed))
     return [row[: row.index(eos_id)] if eos_id in row else row for row in np.asarray(new_BN).tolist()]
 
 
@@ -99,7 +99,7 @@ def draw(logits_BV: Array, sampling: Sampling, keys_B: Array) -> Array:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _generate(
+def continue_rows(
     cfg: AttentionConfig,
     sampling: Sampling,
     eos_id: Array,
@@ -108,7 +108,10 @@ def _generate(
     segment_ids_BP: Array,
     key: Array,
 ) -> Array:
-    """The new tokens, int32 [B, N], with `eos_id` from a row's end on."""
+    """The new tokens of rows that stand flush right, int32 [B, N], with `eos_id` from a row's end on (-1 = none).
+
+    Row r of step n is drawn with a key of its own, folded from `key`, r and n.
+    """
     model = architecture_of(cfg).build(cfg, ("clm",))
     batch, width = tokens_BP.shape
     N = sampling.max_new_tokens

@@ -54,10 +54,12 @@ class Wrapped(nn.Module):
             hidden_BLD = self.dropout(lstm(hidden_BLD, batch["segment_ids"] > 0), train)
         return {"hidden": hidden_BLD}
 
-    def dense(self, name: str, x: Array, features: int) -> Array:
-        """x [..., D] -> float32 [..., features] by a new layer, its bias at zero."""
+    def dense(self, name: str, x: Array, features: int, stddev: float | None = None) -> Array:
+        """x [..., D] -> float32 [..., features] by a new layer, its bias at zero and its kernel at N(0, stddev), if
+        that is given, or drawn as the backbone's are."""
         kinds = {"normal": nn.initializers.normal, "truncated_normal": nn.initializers.truncated_normal}
         init = kinds[getattr(self.cfg, "initializer", "normal")](getattr(self.cfg, "initializer_range", 0.02))
+        init = init if stddev is None else nn.initializers.normal(stddev)
         return Dense((x.shape[-1],), (features,), init, name=name)(x).astype(jnp.float32)
 
     def dropout(self, x: Array, train: bool) -> Array:
