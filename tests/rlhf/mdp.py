@@ -1,0 +1,113 @@
+"""A world of six tokens and five steps, small enough to list: every answer, its probability, and the exact optimum.
+
+The objective J(policy) = E[reward - beta * KL] has its maximum at policy ~ reference * exp(reward / beta), where it is
+beta log sum reference exp(reward / beta) (Ziegler et al. 2019, section 2.2; Korbak et al. 2022).
+"""
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmjax.data.tokenizers import load_tokenizer
+from lmjax.interop import LanguageModel
+from lmjax.rlhf.advantages import KlConfig, ShapingConfig
+from lmjax.rlhf.ppo import PpoConfig
+from lmjax.rlhf.networks import make_networks
+from lmjax.rlhf.program import _abstract_rows
+from lmjax.rlhf.rollout import RolloutConfig, answered
+from lmjax.train.checkpoint import CheckpointConfig
+from lmjax.train.log import LogConfig
+from lmjax.train.optim import OptimConfig
+from tests.models.tiny import QUICKLY, noisy, tiny
+
+WORDS = ("</s>", "[UNK]", "ba", "be", "bi", "bo")
+EOS, PAD, TOKENS, STEPS, BETA, TEMPERATURE = 0, 1, len(WORDS), 5, 0.2, 0.7
+MODEL = tiny("gpt2", vocab_size=TOKENS, num_hidden_layers=1, max_position_embeddings=8)
+TABLE = np.random.default_rng(5).uniform(-0.18, 0.18, (STEPS, TOKENS)).astype(np.float32)
+
+
+def reward(tokens: Any, is_response: Any) -> Any:
+    """A fraction for each token and place, and one for a pair of neighbours."""
+    rows = jnp.asarray(TABLE)[jnp.arange(STEPS)[None], tokens[:, 1:]]
+    pairs = (tokens[:, 1:-1] == 2) & (tokens[:, 2:] == 4) & is_response[:, 2:]
+    return jnp.sum(jnp.where(is_response[:, 1:], rows, 0), 1) + 0.23 * jnp.any(pairs, 1)
+
+
+def write_world(root: Path) -> None:
+    """The reference, with its tokenizer, and the one prompt: nothing."""
+    (root / "vocabulary").mkdir(parents=True)
+    (root / "vocabulary" / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
+    tokenizer = load_tokenizer(root / "vocabulary")
+    LanguageModel(MODEL, ("clm",), noisy(MODEL, ("clm",)), tokenizer).save_hf(root / "reference")
+    (root / "prompts.jsonl").write_text(json.dumps({"prompt": ""}))
+
+
+def config(root: Path, **changes: Any) -> PpoConfig:
+    cfg = PpoConfig(
+        directory=str(root / "run"),
+        init_from=str(root / "reference"),
+        prompts=str(root / "prompts.jsonl"),
+        rollout=RolloutConfig(1, STEPS, TEMPERATURE, pad_id=PAD),
+        shaping=ShapingConfig(missing_eos="none"),
+        kl=KlConfig(BETA),
+        iterations=400,
+        batch_size=256,
+        optim=OptimConfig(peak_lr=1e-3, eps=1e-5, weight_decay=0.0, clip_norm=0.0),
+        frozen_dtype="float32",
+        checkpoint=CheckpointConfig(every=1000, keep=1),
+        log=LogConfig(every=50, tensorboard=False),
+    )
+    return replace(cfg, **changes)
+
+
+@cache
+def every_answer() -> np.ndarray:
+    """All 3,906 answers, int32 [answers, STEPS], EOS behind their end."""
+    inner = range(1, TOKENS)
+    ended = [(*a, *[EOS] * (STEPS - n)) for n in range(STEPS) for a in itertools.product(inner, repeat=n)]
+    return np.array([*ended, *itertools.product(inner, repeat=STEPS)], np.int32)
+
+
+@cache
+def _listed() -> tuple[dict[str, jax.Array], np.ndarray, Callable[..., jax.Array]]:
+    """Every answer as rows, its reward, and a function from a policy's parameters to its log-probabilities."""
+    new = jnp.asarray(every_answer())
+    start = {"tokens": jnp.full((len(new), 1), EOS), "segment_ids": jnp.ones((len(new), 1), jnp.int32)}
+    rows = answered(start, new, EOS, PAD)
+    networks = make_networks(MODEL, None, _abstract_rows(config(Path("nowhere"))))
+
+    @partial(jax.jit, compiler_options=QUICKLY)
+    def log_probs(params: Any) -> jax.Array:
+        own = {name: part for name, part in params.items() if name != "value"}
+        return jnp.sum(networks.log_probs(own, rows, TEMPERATURE) * rows["loss_weights"], axis=1)
+
+    found = reward(rows["tokens"], jnp.pad(rows["loss_weights"] > 0, ((0, 0), (1, 0))))
+    return rows, np.asarray(found, np.float64), log_probs
+
+
+def objective(params: Any) -> float:
+    """J of a policy, by the list."""
+    _, rewards, log_probs = _listed()
+    reference, own = (np.asarray(log_probs(p), np.float64) for p in (noisy(MODEL, ("clm",)), params))
+    return float(np.sum(np.exp(own) * (rewards - BETA * (own - reference))))
+
+
+def optimum() -> float:
+    _, rewards, log_probs = _listed()
+    reference = np.asarray(log_probs(noisy(MODEL, ("clm",))), np.float64)
+    assert abs(np.exp(reference).sum() - 1) < 1e-4  # the list is whole
+    return BETA * float(np.log(np.sum(np.exp(reference + rewards / BETA))))
+
+
+def gap(params: Any) -> float:
+    """How much of the way from the reference to the optimum is left."""
+    start, best = objective(noisy(MODEL, ("clm",))), optimum()
+    return (best - objective(params)) / (best - start)
