@@ -21,7 +21,6 @@ from lmjax.interop import LanguageModel
 from lmjax.rlhf.advantages import KlConfig, ShapingConfig
 from lmjax.rlhf.ppo import PpoConfig
 from lmjax.rlhf.networks import make_networks
-from lmjax.rlhf.program import _abstract_rows
 from lmjax.rlhf.rollout import RolloutConfig, answered
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.log import LogConfig
@@ -77,34 +76,37 @@ def every_answer() -> np.ndarray:
 
 
 @cache
-def _listed() -> tuple[dict[str, jax.Array], np.ndarray, Callable[..., jax.Array]]:
-    """Every answer as rows, its reward, and a function from a policy's parameters to its log-probabilities."""
+def _listed() -> tuple[np.ndarray, Callable[..., jax.Array]]:
+    """The rewards of every answer, and a function from a policy's parameters to their log-probabilities."""
     new = jnp.asarray(every_answer())
     start = {"tokens": jnp.full((len(new), 1), EOS), "segment_ids": jnp.ones((len(new), 1), jnp.int32)}
     rows = answered(start, new, EOS, PAD)
-    networks = make_networks(MODEL, None, _abstract_rows(config(Path("nowhere"))))
+    networks = make_networks(MODEL, None, {k: jax.ShapeDtypeStruct((1, *v.shape[1:]), v.dtype) for k, v in rows.items()})
 
     @partial(jax.jit, compiler_options=QUICKLY)
-    def log_probs(params: Any) -> jax.Array:
+    def run(params: Any) -> jax.Array:
         own = {name: part for name, part in params.items() if name != "value"}
         return jnp.sum(networks.log_probs(own, rows, TEMPERATURE) * rows["loss_weights"], axis=1)
 
-    found = reward(rows["tokens"], jnp.pad(rows["loss_weights"] > 0, ((0, 0), (1, 0))))
-    return rows, np.asarray(found, np.float64), log_probs
+    rewards = reward(rows["tokens"], jnp.pad(rows["loss_weights"] > 0, ((0, 0), (1, 0))))
+    return np.asarray(rewards, np.float64), run
+
+
+def log_probs(params: Any) -> np.ndarray:
+    """Of every answer, under a policy."""
+    return np.asarray(_listed()[1](params), np.float64)
 
 
 def objective(params: Any) -> float:
     """J of a policy, by the list."""
-    _, rewards, log_probs = _listed()
-    reference, own = (np.asarray(log_probs(p), np.float64) for p in (noisy(MODEL, ("clm",)), params))
-    return float(np.sum(np.exp(own) * (rewards - BETA * (own - reference))))
+    reference, own = log_probs(noisy(MODEL, ("clm",))), log_probs(params)
+    return float(np.sum(np.exp(own) * (_listed()[0] - BETA * (own - reference))))
 
 
 def optimum() -> float:
-    _, rewards, log_probs = _listed()
-    reference = np.asarray(log_probs(noisy(MODEL, ("clm",))), np.float64)
+    reference = log_probs(noisy(MODEL, ("clm",)))
     assert abs(np.exp(reference).sum() - 1) < 1e-4  # the list is whole
-    return BETA * float(np.log(np.sum(np.exp(reference + rewards / BETA))))
+    return BETA * float(np.log(np.sum(np.exp(reference + _listed()[0] / BETA))))
 
 
 def gap(params: Any) -> float:

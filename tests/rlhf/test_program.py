@@ -1,0 +1,283 @@
+"""The phases of an iteration on rollouts that are given: ratios, keys, padding, minibatches, meshes, mixed-in text."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmjax.data.prepare import DataConfig, WeightedData
+from lmjax.data.sources import TextFiles
+from lmjax.data.tokenizers import TokenizerConfig
+from lmjax.models.weights import flatten
+from lmjax.parallel import MeshConfig
+from lmjax.rlhf.advantages import KlConfig, ShapingConfig
+from lmjax.rlhf.ppo import PpoConfig, PretrainingConfig
+from lmjax.rlhf.program import Program, assemble_ppo, minibatches
+from lmjax.rlhf.rollout import RolloutConfig, answered, as_text, drawn_prompts, prompt_rows, roll_out
+from lmjax.train.optim import OptimConfig
+from tests.models.tiny import VOCAB, noisy, tiny
+
+# All sorts of dropout, which PPO must not apply.
+MODEL = tiny("gpt2", hidden_dropout=0.3, attention_dropout=0.3, embedding_dropout=0.3)
+B, P, N, EOS, PAD = 16, 5, 6, 7, 3
+PROMPTS = [[11, 12, 13, 14, 15][: 1 + i % P] for i in range(B)]
+CFG = PpoConfig(
+    prompts="no_file",
+    rollout=RolloutConfig(P, N, temperature=0.7, pad_id=PAD),
+    shaping=ShapingConfig(whiten_rewards=True),
+    kl=KlConfig(0.05),
+    iterations=4,
+    batch_size=B,
+    epochs=2,
+    minibatches=2,
+    clip=0.1,
+    optim=OptimConfig(peak_lr=3e-3, eps=1e-5, weight_decay=0.0, clip_norm=0.0),
+    mesh=MeshConfig(data=1),
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quickly():
+    """Compiles in a fraction of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@cache
+def program(cfg: PpoConfig = CFG, devices: int = 1) -> Program:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda found=tuple(jax.devices()[:devices]): list(found))
+        return assemble_ppo(cfg, MODEL, None, EOS, PAD)
+
+
+def state_of(found: Program, cfg: PpoConfig = CFG) -> Any:
+    state = found.init_state()
+    params = {**noisy(MODEL, ("clm",)), "value": jax.tree.map(lambda x: x + 0.1, state.params["value"])}
+    return state.replace(params=jax.device_put(params, jax.tree.map(lambda x: x.sharding, state.params)))
+
+
+REFERENCE = jax.tree.map(lambda x: 0.9 * x, noisy(MODEL, ("clm",)))
+SCORES = np.random.default_rng(4).normal(size=B).astype(np.float32)
+
+
+@cache
+def given_rows(width: int = P) -> dict[str, Any]:
+    """Answers of every length, one of them without an end."""
+    rng = np.random.default_rng(2)
+    new = rng.integers(20, VOCAB, (B, N)).astype(np.int32)
+    for row in range(B):
+        new[row, 1 + row % N :] = EOS
+    new[0] = 25
+    return answered({k: jnp.asarray(v) for k, v in prompt_rows(PROMPTS, width).items()}, jnp.asarray(new), EOS, PAD)
+
+
+def iteration(found: Program, rows: dict[str, Any] | None = None, text: dict[str, Any] | None = None) -> Any:
+    """(experience, figures, state after, metrics) of the given rows."""
+    with jax.set_mesh(found.mesh):
+        state = state_of(found)
+        experience, figures = found.score(state, REFERENCE, rows or given_rows(), SCORES)
+        experience, figures = jax.device_get((experience, figures))
+        after, metrics = found.update(state, experience, text or {}, figures["kl"])
+        return experience, figures, after, jax.device_get(metrics)
+
+
+@cache
+def first() -> Any:
+    return iteration(program())
+
+
+def test_ratios_are_one_at_first_and_not_after():
+    """Old log-probabilities are those of the policy that answered: neither stale nor computed anew."""
+    _, _, _, metrics = first()
+    assert metrics["first_ratio"] == pytest.approx(1, abs=1e-6)
+    assert metrics["updates"] == 4
+    assert metrics["approximate_kl"] > 1e-4
+    assert metrics["clip_fraction"] > 0.01
+    assert metrics["skipped"] == 0
+
+
+def test_nothing_drops_out():
+    again = iteration(program())
+    for part in (0, 1, 3):
+        jax.tree.map(np.testing.assert_array_equal, first()[part], again[part])
+
+
+def test_what_the_score_phase_measures():
+    experience, figures, _, _ = first()
+    rows = jax.device_get(given_rows())
+    mask = rows["loss_weights"]
+    assert figures["score"] == pytest.approx(SCORES.mean(), rel=1e-5)
+    assert figures["response_length"] == pytest.approx(mask.sum(1).mean())
+    assert figures["eos_share"] == pytest.approx(rows["ended"].mean())
+    assert rows["ended"].sum() == B - 3  # row 0, and those of length N
+    assert mask.sum(1).tolist() == [N] + [min(2 + row % N, N) for row in range(1, B)]
+    kl = (experience["old_log_probs"] - reference_log_probs()) * mask
+    assert figures["kl"] == pytest.approx(kl.sum(1).mean(), rel=1e-3, abs=1e-4)
+    last = mask.sum(1).astype(int) - 1
+    expected = -0.05 * kl
+    expected[np.arange(B), last] += np.where(rows["ended"], SCORES, -1)
+    np.testing.assert_allclose(experience["rewards"], expected, atol=1e-4)
+
+
+@cache
+def reference_log_probs() -> np.ndarray:
+    """By the model without padding, one row at a time, at the temperature."""
+    from tests.models.tiny import forward
+
+    rows, found = jax.device_get(given_rows()), np.zeros((B, N), np.float32)
+    for row in range(B):
+        real = rows["segment_ids"][row] > 0
+        text = rows["tokens"][row][real]
+        padded = np.zeros((1, P + N), np.int32)
+        padded[0, : len(text)] = text
+        logits = forward(tiny("gpt2"), ("clm",))(REFERENCE, tokens=padded)["logits"][0] / 0.7
+        log_p = np.asarray(jax.nn.log_softmax(logits))
+        start = len(PROMPTS[row])
+        for place in range(start, len(text)):
+            found[row, place - start] = log_p[place - 1, text[place]]
+    return found
+
+
+def test_what_stands_behind_an_answer_changes_nothing():
+    rows = given_rows()
+    behind = rows["loss_weights"] == 0
+    other = jnp.where(behind, 99, rows["targets"])
+    changed = rows | {"targets": other, "tokens": jnp.concatenate([rows["tokens"][:, :P], other], 1)}
+    for ours, theirs in zip(first()[1:], iteration(program(), changed)[1:], strict=True):
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_the_width_of_the_padding_changes_nothing():
+    wide = replace(CFG, rollout=replace(CFG.rollout, prompt_length=P + 3))
+    found = program(wide)
+    with jax.set_mesh(found.mesh):
+        experience, _ = found.score(state_of(found), REFERENCE, given_rows(P + 3), SCORES)
+    for name in ("old_log_probs", "old_values", "advantages", "returns"):
+        real = np.asarray(given_rows()["loss_weights"]) > 0
+        np.testing.assert_allclose(experience[name][real], first()[0][name][real], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+def test_an_update_does_not_depend_on_the_devices(sizes):
+    """Rewards and advantages are whitened over all answers, wherever they lie."""
+    found = program(replace(CFG, mesh=MeshConfig(*sizes)), devices=8)
+    _, figures, after, metrics = iteration(found)
+    for name, value in figures.items():
+        assert value == pytest.approx(first()[1][name], rel=1e-5, abs=1e-5), name
+    assert metrics["loss"] == pytest.approx(first()[3]["loss"], abs=1e-5)
+    ours = flatten(jax.device_get(after.params))
+    for name, value in flatten(jax.device_get(first()[2].params)).items():
+        np.testing.assert_allclose(ours[name], value, atol=1e-5, err_msg=name)
+
+
+def test_accumulated_micro_batches_give_the_same_update():
+    _, _, after, _ = iteration(program(replace(CFG, micro_batches=4)))
+    ours = flatten(jax.device_get(after.params))
+    for name, value in flatten(jax.device_get(first()[2].params)).items():
+        np.testing.assert_allclose(ours[name], value, atol=1e-5, err_msg=name)
+
+
+def test_each_epoch_goes_through_all_rows_in_an_order_of_its_own():
+    key = jax.random.key(0)
+    orders = [np.asarray(minibatches(CFG, key, i)).reshape(CFG.epochs, B) for i in (0, 1)]
+    for order in np.concatenate(orders):
+        assert sorted(order) == list(range(B))
+    assert len({tuple(order) for order in np.concatenate(orders)}) == 4
+    np.testing.assert_array_equal(orders[0], np.asarray(minibatches(CFG, key, 0)).reshape(CFG.epochs, B))
+    assert not np.array_equal(orders[0], np.asarray(minibatches(CFG, jax.random.key(1), 0)).reshape(CFG.epochs, B))
+
+
+def test_keys_go_on():
+    """The same policy answers the same prompts otherwise at each iteration, and so does another seed."""
+    found = program()
+    with jax.set_mesh(found.mesh):
+        state, prompts = state_of(found), {k: jnp.asarray(v) for k, v in prompt_rows(PROMPTS, P).items()}
+        drawn = [
+            np.asarray(found.roll_out(state.params, key, jnp.int32(i), prompts)["targets"])
+            for key, i in ((state.key, 0), (state.key, 0), (state.key, 1), (jax.random.key(9), 0))
+        ]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert not np.array_equal(drawn[0], drawn[3])
+
+
+def test_prompts_come_in_passes():
+    chosen = np.concatenate([drawn_prompts(7, 3, 0, i) for i in range(14)]).reshape(-1, 7)
+    assert all(sorted(one) == list(range(7)) for one in chosen)
+    assert len({tuple(one) for one in chosen}) == 6
+    np.testing.assert_array_equal(drawn_prompts(7, 3, 0, 5), drawn_prompts(7, 3, 0, 5))
+    assert not np.array_equal(drawn_prompts(70, 30, 0, 0), drawn_prompts(70, 30, 1, 0))
+
+
+def test_an_iteration_ends_early_when_the_policy_has_moved_far():
+    stopped = iteration(program(replace(CFG, stop_at_kl=1e-6)))
+    assert stopped[3]["updates"] == 2  # the first update moves, the second one sees it
+    assert stopped[3]["approximate_kl"] > 1e-6
+    assert int(stopped[2].step) == int(first()[2].step) == 1
+    assert iteration(program(replace(CFG, stop_at_kl=1e6)))[3]["updates"] == 4
+
+
+def test_the_coefficient_is_adapted_once_an_iteration():
+    cfg = replace(CFG, kl=KlConfig(0.05, target=1e-3, horizon=B))
+    _, _, after, _ = iteration(program(cfg))
+    assert float(after.extra["kl_coefficient"]) == pytest.approx(0.05 * 1.2)
+    assert float(first()[2].extra["kl_coefficient"]) == np.float32(0.05)
+
+
+def test_whitening_within_each_minibatch():
+    cfg = replace(CFG, shaping=ShapingConfig(whiten_over="minibatch", variance="population"), epochs=1, minibatches=1)
+    (experience, _, after, _), whole = iteration(program(cfg)), replace(cfg, shaping=ShapingConfig(variance="population"))
+    assert "advantages" not in experience
+    theirs = flatten(jax.device_get(iteration(program(whole))[2].params))
+    for name, value in flatten(jax.device_get(after.params)).items():  # one minibatch is all answers
+        np.testing.assert_allclose(value, theirs[name], atol=2e-6, err_msg=name)
+
+
+def test_answers_end_at_their_first_end_token_that_counts():
+    prompts = {k: jnp.asarray(v) for k, v in prompt_rows([[1, 2], [3]], 2).items()}
+    new = jnp.array([[9, EOS, 9, EOS], [9, 9, 9, 9]])
+    rows = answered(prompts, new, EOS, PAD)
+    assert rows["targets"].tolist() == [[9, EOS, PAD, PAD], [9, 9, 9, 9]]
+    assert rows["tokens"].tolist() == [[1, 2, 9, EOS, PAD, PAD], [0, 3, 9, 9, 9, 9]]
+    assert rows["positions"].tolist() == [[0, 1, 2, 3, 3, 3], [0, 0, 1, 2, 3, 4]]
+    assert rows["ended"].tolist() == [True, False]
+    assert answered(prompts, new, EOS, PAD, truncate_after=2)["targets"].tolist() == [[9, EOS, 9, EOS], [9, 9, 9, 9]]
+    tokens, is_response = as_text(rows, PAD)
+    assert tokens.tolist() == [[1, 2, 9, EOS, PAD, PAD], [3, 9, 9, 9, 9, PAD]]
+    assert is_response.astype(int).tolist() == [[0, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0]]
+
+
+def test_drawing_goes_on_behind_ends_that_do_not_count():
+    cfg = RolloutConfig(P, N, truncate_after=N - 1)
+    rows = {k: jnp.tile(jnp.asarray(v), (16, 1)) for k, v in prompt_rows(PROMPTS, P).items()}
+    found = roll_out(tiny("gpt2", vocab_size=2), cfg, 1, 0, noisy(tiny("gpt2", vocab_size=2), ("clm",)), {
+        "tokens": rows["tokens"] % 2, "segment_ids": rows["segment_ids"],
+    }, jax.random.key(0))  # fmt: skip
+    assert bool(jnp.all(found["loss_weights"] == 1))
+    inner = np.asarray(found["targets"])[:, : N - 1]
+    assert np.any((inner[:, :-1] == 1) & (inner[:, 1:] == 0))
+
+
+def test_pretraining_text_is_mixed_into_each_minibatch():
+    data = WeightedData(DataConfig("no_store", TextFiles(("no_text",)), TokenizerConfig("file", path="no_vocabulary")))
+    mixed = replace(CFG, pretraining=PretrainingConfig(27.8, (data,), rows=1, length=8))
+    rng = np.random.default_rng(5)
+    shape = (CFG.minibatches, B // 2, 8)
+    text = {"text_tokens": rng.integers(0, VOCAB, shape), "text_targets": rng.integers(0, VOCAB, shape)}
+    text = {k: v.astype(np.int32) for k, v in text.items()} | {"text_loss_weights": np.ones(shape, np.float32)}
+    _, _, after, metrics = iteration(program(mixed), text=text)
+    assert metrics["pretraining"] == pytest.approx(np.log(VOCAB), rel=0.3)
+    expected = metrics["policy"] + 0.1 * metrics["value"] + 27.8 * metrics["pretraining"]
+    assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["first_ratio"] == pytest.approx(1, abs=1e-6)
+    moved = [float(jnp.abs(a - b).max()) for a, b in zip(
+        jax.tree.leaves(after.params), jax.tree.leaves(first()[2].params), strict=True
+    )]  # fmt: skip
+    assert max(moved) > 1e-3
