@@ -19,9 +19,9 @@ RANKS = {
     **dict.fromkeys(["data", "models", "objectives", "metrics"], 4),
     "tasks": 5,
     **dict.fromkeys(["train", "generate", "beam"], 6),
-    **dict.fromkeys(["interop", "rlhf"], 7),
+    "interop": 7,
     **dict.fromkeys(["evals", "scaling", "report", "samples", "verify", "run"], 8),
-    **dict.fromkeys(["commands", "pretraining", "finetuning"], 9),
+    **dict.fromkeys(["commands", "pretraining", "finetuning", "rlhf"], 9),
     **dict.fromkeys(["recipes", "study"], 10),
     "__main__": 11,
     "": 11,  # lmjax/__init__.py, the entry scripts and the configs

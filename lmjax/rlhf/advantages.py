@@ -1,8 +1,8 @@
 """From scores to advantages: rewards for each token, whitening, generalised advantage estimation, the KL coefficient.
 
 Pure functions of float32 arrays over whole batches; what the published codes do differently has a name here, and
-`ShapingConfig` chooses. Defaults are those of Ouyang et al. 2022, or where they say nothing, of Ziegler et al. 2019 with
-masks (as trl 1.12.0 has them).
+`ShapingConfig` chooses. Defaults are those of Ouyang et al. 2022 or, where they say nothing, of Ziegler et al. 2019,
+with masks as trl 1.12.0 has them.
 
 Letters: B answers, N tokens of an answer. `mask_BN` is 1 on an answer's tokens, its end token included, and 0 behind.
 """
@@ -27,8 +27,8 @@ class ShapingConfig:
     """How scores and divergences become advantages.
 
     Attributes:
-      missing_eos: what an answer without an end token scores: "replace" by minus the penalty (Ziegler et al.), "subtract"
-        the penalty (trl), or "none" of that.
+      missing_eos: what an answer without an end token scores: "replace" by minus the penalty (Ziegler et al.),
+        "subtract" the penalty (trl), or "none" of that.
       kl_estimator: of one token's divergence: "k1" log pi - log ref, "k3" ref/pi - 1 - log(ref/pi) (Schulman 2020).
       score_at: where the score is given: "last_token", or, where there is room, "after_eos", a step later (trl).
       whiten_rewards: divide the rewards by their standard deviation; their mean stays.
@@ -106,9 +106,7 @@ def value_mask(mask_BN: Array, score_at: ScoreAt) -> Array:
     return jnp.concatenate([mask_BN[:, :1], mask_BN[:, :-1]], axis=1)
 
 
-def advantages_and_returns(
-    rewards_BN: Array, values_BN: Array, gamma: float, gae_lambda: float
-) -> tuple[Array, Array]:
+def advantages_and_returns(rewards_BN: Array, values_BN: Array, gamma: float, gae_lambda: float) -> tuple[Array, Array]:
     """Generalised advantage estimation (Schulman et al. 2016, equation 16), and the returns, advantages plus values.
 
     `values_BN`: of the states before each token, 0 where there is none; after the last column all is over.

@@ -1,8 +1,8 @@
 """The networks of PPO: a policy with values, and the frozen reference that it may not leave.
 
 Values come from a new head on the policy's own trunk, which begins at zero (Ziegler et al. 2019), or from a network of
-its own that begins as a copy of the reward model (Stiennon et al. 2020; Ouyang et al. 2022). The parameters are one tree
-with the policy's names; a network for values lies beside them under `value_network`. Nothing here drops out.
+its own that begins as a copy of the reward model (Stiennon et al. 2020; Ouyang et al. 2022). The parameters are one
+tree with the policy's names; a network for values lies beside them under `value_network`. Nothing here drops out.
 Letters: B rows, L tokens of prompt and answer, N tokens of an answer, D hidden size.
 """
 

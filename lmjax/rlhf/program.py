@@ -8,7 +8,7 @@ Letters: B answers of an iteration, L tokens of a row, N of an answer, E epochs,
 minibatch, R rows of a micro-batch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from lmjax.train.step import make_train_step
 from lmjax.types import Array, Params, TrainState
 
 if TYPE_CHECKING:
-    from lmjax.rlhf.ppo import PpoConfig
+    from lmjax.rlhf.config import PpoConfig
 
 ROLLOUT, UPDATE = 0, 1  # what a key is for
 Rows = dict[str, Array]

@@ -53,8 +53,8 @@ def prompt_rows(prompts: Sequence[Sequence[int]], length: int) -> dict[str, np.n
 
 
 def drawn_prompts(count: int, batch: int, seed: int, iteration: int) -> np.ndarray:
-    """Which prompts an iteration answers, int64 [batch]: passes over all of them, each in an order of its own, one after
-    the other; by (seed, iteration) alone."""
+    """Which prompts an iteration answers, int64 [batch], by (seed, iteration) alone: passes over all of them, one after
+    the other, each in an order of its own."""
 
     def numbers() -> Iterator[int]:
         for number in range(iteration * batch, (iteration + 1) * batch):

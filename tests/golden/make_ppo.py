@@ -47,7 +47,7 @@ def model(kind: str, seed: int, **more: Any) -> Any:
     quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "pad_token_id": PAD, "eos_token_id": EOS}
     made = getattr(transformers, f"GPT2{kind}")(transformers.GPT2Config(**SHAPE, **quiet, bos_token_id=EOS, **more))
     with torch.no_grad():
-        for name, parameter in made.named_parameters():
+        for parameter in made.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(8.0)
     return made
@@ -69,7 +69,9 @@ def answers(rng: np.random.Generator) -> torch.Tensor:
 def tokenizer() -> Any:
     words = tokenizers.models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0")
     names = {"eos_token": f"w{EOS}", "pad_token": f"w{PAD}"}
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(words), padding_side="left", **names)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer(words), padding_side="left", **names
+    )
 
 
 def main(out: str) -> None:
@@ -87,7 +89,9 @@ def main(out: str) -> None:
     prompts = [rng.integers(0, PAD, 1 + i % PROMPT).tolist() for i in range(ROWS)]
     given = answers(rng)
 
-    def generated(lm: Any, queries: torch.Tensor, size: int, pad: int, config: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def generated(
+        lm: Any, queries: torch.Tensor, size: int, pad: int, config: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         noted["query_responses"] = torch.cat([queries, given], 1)
         logits = ppo_trainer.forward(lm, noted["query_responses"], pad).logits[:, queries.shape[1] - 1 : -1]
         return noted["query_responses"], logits / (TEMPERATURE + 1e-7)

@@ -4,9 +4,10 @@ The objective J(policy) = E[reward - beta * KL] has its maximum at policy ~ refe
 beta log sum reference exp(reward / beta) (Ziegler et al. 2019, section 2.2; Korbak et al. 2022).
 """
 
+import contextlib
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+import tokenizers
 
 from lmjax.data.tokenizers import load_tokenizer
 from lmjax.interop import LanguageModel
 from lmjax.rlhf.advantages import KlConfig, ShapingConfig
-from lmjax.rlhf.ppo import PpoConfig
+from lmjax.rlhf.config import PpoConfig
 from lmjax.rlhf.networks import make_networks
 from lmjax.rlhf.rollout import RolloutConfig, answered
 from lmjax.train.checkpoint import CheckpointConfig
@@ -40,10 +43,22 @@ def reward(tokens: Any, is_response: Any) -> Any:
     return jnp.sum(jnp.where(is_response[:, 1:], rows, 0), 1) + 0.23 * jnp.any(pairs, 1)
 
 
+@contextlib.contextmanager
+def on_devices(count: int) -> Iterator[None]:
+    """Meshes are made of so many devices only."""
+    found = jax.devices()[:count]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: found)
+        yield
+
+
 def write_world(root: Path) -> None:
     """The reference, with its tokenizer, and the one prompt: nothing."""
     (root / "vocabulary").mkdir(parents=True)
-    (root / "vocabulary" / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
+    model = tokenizers.models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
+    words = tokenizers.Tokenizer(model)
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    words.save(str(root / "vocabulary" / "tokenizer.json"))
     tokenizer = load_tokenizer(root / "vocabulary")
     LanguageModel(MODEL, ("clm",), noisy(MODEL, ("clm",)), tokenizer).save_hf(root / "reference")
     (root / "prompts.jsonl").write_text(json.dumps({"prompt": ""}))
@@ -81,7 +96,9 @@ def _listed() -> tuple[np.ndarray, Callable[..., jax.Array]]:
     new = jnp.asarray(every_answer())
     start = {"tokens": jnp.full((len(new), 1), EOS), "segment_ids": jnp.ones((len(new), 1), jnp.int32)}
     rows = answered(start, new, EOS, PAD)
-    networks = make_networks(MODEL, None, {k: jax.ShapeDtypeStruct((1, *v.shape[1:]), v.dtype) for k, v in rows.items()})
+    networks = make_networks(
+        MODEL, None, {k: jax.ShapeDtypeStruct((1, *v.shape[1:]), v.dtype) for k, v in rows.items()}
+    )
 
     @partial(jax.jit, compiler_options=QUICKLY)
     def run(params: Any) -> jax.Array:

@@ -69,7 +69,9 @@ def test_generalised_advantages_by_a_loop():
             expected[:, t], next_value = later, values[:, t]
         np.testing.assert_allclose(advantages, expected, rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(returns, expected + values, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(returns, np.cumsum(X[:, ::-1], 1)[:, ::-1], rtol=1e-5, atol=1e-5)  # of gamma = lambda = 1
+    np.testing.assert_allclose(
+        returns, np.cumsum(X[:, ::-1], 1)[:, ::-1], rtol=1e-5, atol=1e-5
+    )  # of gamma = lambda = 1
 
 
 def test_generalised_advantages_equal_rlax():
@@ -93,15 +95,12 @@ def test_the_score_stands_on_the_end_token_or_behind_it():
 def test_a_fraction_of_a_reward_survives():
     """Rewards are floats, whatever the scores are."""
     for scores in (jnp.array([0.7, 0.25]), np.array([0.7, 0.25]), jnp.array([0.7, 0.25], jnp.bfloat16)):
-        found = token_rewards(jnp.zeros((2, 5)), final_scores(jnp.asarray(scores), jnp.array([True, True]), NO_RULE), ENDED,
-                              jnp.float32(0), "last_token")  # fmt: skip
+        final = final_scores(jnp.asarray(scores), jnp.array([True, True]), ShapingConfig())
+        found = token_rewards(jnp.zeros((2, 5)), final, ENDED, jnp.float32(0), "last_token")
         assert found.dtype == jnp.float32
         np.testing.assert_allclose(jnp.sum(found, 1), [0.7, 0.25], rtol=5e-3)
     found = final_scores(jnp.array([2, 3]), jnp.array([True, False]), ShapingConfig(missing_eos_penalty=0.5))
     np.testing.assert_allclose(found, [2, -0.5])
-
-
-NO_RULE = ShapingConfig(missing_eos="none")
 
 
 def test_an_answer_without_an_end():

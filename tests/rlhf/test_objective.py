@@ -108,9 +108,7 @@ def test_the_temperature_divides_the_logits_of_the_loss():
 
 def test_padding_is_in_no_loss_and_no_gradient():
     noise = np.where(WEIGHTS == 0, 300.0, 0).astype(np.float32)  # a ratio that overflows
-    clean, dirty = (
-        batch(x, 1 + x, old_values=x, returns=-x) for x in (0 * noise, noise)
-    )
+    clean, dirty = (batch(x, 1 + x, old_values=x, returns=-x) for x in (0 * noise, noise))
 
     def loss(values_and_hidden, rows):
         return terms(rows, hidden=values_and_hidden[1], values=values_and_hidden[0])[1]

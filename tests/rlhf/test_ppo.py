@@ -12,15 +12,12 @@ import pytest
 
 from lmjax.errors import UserError
 from lmjax.interop import LanguageModel, load
-from lmjax.models.architecture import abstract_params
-from lmjax.models import architecture_of
+from lmjax.parallel import MeshConfig, make_mesh
 from lmjax.report import report
-from lmjax.rlhf.advantages import ShapingConfig
-from lmjax.rlhf.networks import make_networks
-from lmjax.rlhf.ppo import resolve, train_ppo
+from lmjax.rlhf.config import resolve
+from lmjax.rlhf.ppo import train_ppo
 from lmjax.rlhf.reward_model import reward_model
 from lmjax.rlhf.rollout import RolloutConfig, roll_out
-from lmjax.parallel import MeshConfig, make_mesh
 from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
 from lmjax.train.log import LogConfig
 from lmjax.types import TrainState
@@ -39,8 +36,7 @@ def world(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True, scope="module")
 def one_device():
     """What the count of devices changes is tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda *_, one=jax.devices()[:1]: one)
+    with mdp.on_devices(1):
         yield
 
 
@@ -53,7 +49,9 @@ def test_the_exact_optimum_is_reached(world, seed):
 
 def short(world: Path, name: str, **changes: Any) -> Any:
     cfg = mdp.config(world, directory=str(world / name), iterations=6, batch_size=16, epochs=2, minibatches=2)
-    return replace(cfg, checkpoint=CheckpointConfig(every=2, keep=2), log=LogConfig(every=1, tensorboard=False), **changes)
+    return replace(
+        cfg, checkpoint=CheckpointConfig(every=2, keep=2), log=LogConfig(every=1, tensorboard=False), **changes
+    )
 
 
 def lines(directory: Path) -> list[dict[str, Any]]:
@@ -79,7 +77,17 @@ def test_what_a_run_leaves(world):
     directory = world / "left"
     train_ppo(short(world, "left"), mdp.reward)
     last = lines(directory)[-1]
-    names = ("score", "reward", "kl", "entropy", "clip_fraction", "approximate_kl", "value", "response_length", "eos_share")
+    names = (
+        "score",
+        "reward",
+        "kl",
+        "entropy",
+        "clip_fraction",
+        "approximate_kl",
+        "value",
+        "response_length",
+        "eos_share",
+    )
     assert all(isinstance(last[name], float) for name in names)
     (samples,) = json.loads((directory / "samples.json").read_text())
     assert len(samples["rows"][0]) == 3
@@ -109,7 +117,10 @@ def test_what_is_drawn_follows_the_log_probabilities(world):
 
 def write_reward_model(world: Path, directory: Path) -> None:
     """A run as the task of reward models leaves it."""
-    params = {**noisy(mdp.MODEL, ()), "reward": {"kernel": np.full((32, 1), 0.1, np.float32), "bias": np.ones(1, np.float32)}}
+    params = {
+        **noisy(mdp.MODEL, ()),
+        "reward": {"kernel": np.full((32, 1), 0.1, np.float32), "bias": np.ones(1, np.float32)},
+    }
     state = TrainState(jnp.int32(1), jax.tree.map(jnp.asarray, params), {}, jax.random.key(0))
     with Checkpoints(directory, CheckpointConfig(), replace(mdp.config(world), model=mdp.MODEL)) as checkpoints:
         checkpoints.save(state, wait=True)
@@ -126,15 +137,17 @@ def test_a_reward_model_scores_and_lends_its_weights_to_the_values(world):
     tokens = jnp.array([[0, 2, 3, 0, 1, 1], [0, 2, 4, 5, 3, 2]])
     is_response = jnp.array([[False, True, True, True, False, False], [False] + [True] * 5])
     found = score(tokens, is_response)
-    np.testing.assert_allclose(found, score(jnp.where(is_response | (jnp.arange(6) == 0)[None], tokens, 4), is_response))
+    np.testing.assert_allclose(
+        found, score(jnp.where(is_response | (jnp.arange(6) == 0)[None], tokens, 4), is_response)
+    )
     hidden = load(world / "reference")(tokens=np.asarray(tokens), segment_ids=np.array([[1, 1, 1, 1, 0, 0], [1] * 6]))
     expected = [hidden["hidden"][0, 3].sum() * 0.1 + 0.75, hidden["hidden"][1, 5].sum() * 0.1 + 0.75]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def refused(cfg: Any, complaint: str, reward: Any = mdp.reward) -> None:
+def refused(cfg: Any, complaint: str, with_function: bool = True) -> None:
     with pytest.raises(UserError, match=complaint) as caught:
-        resolve(cfg, reward)
+        resolve(cfg, with_function)
     assert "\n" not in str(caught.value)
 
 
@@ -152,7 +165,7 @@ def test_what_cannot_be_is_refused_in_one_line(world):
     refused(replace(cfg, rollout=RolloutConfig(1, 5, pad_id=mdp.EOS)), "padding and end token are both 0")
     refused(replace(cfg, rollout=RolloutConfig(1, 5, pad_id=6)), "pad_id 6 is not in the vocabulary")
     refused(replace(cfg, init_from=""), "no model to begin with")
-    refused(cfg, "one reward is needed", None)
+    refused(cfg, "one reward is needed", False)
     refused(replace(cfg, reward_model="somewhere"), "one reward is needed")
     refused(replace(cfg, value="network"), "value 'network'")
     bert = tiny("bert", vocab_size=6)
@@ -166,7 +179,7 @@ def test_a_reward_of_another_tokenizer_is_refused(world):
     tokenizer = tiny_tokenizer("byte_bpe")
     other = tiny("gpt2", vocab_size=tokenizer.vocab_size)
     LanguageModel(other, ("clm",), noisy(other, ("clm",)), tokenizer).save_hf(world / "other")
-    refused(replace(mdp.config(world), reward_model=str(world / "other")), "have different tokenizers", None)
+    refused(replace(mdp.config(world), reward_model=str(world / "other")), "have different tokenizers", False)
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 10, "minibatches": 4}, {"epochs": 0}])

@@ -15,11 +15,12 @@ from lmjax.data.tokenizers import TokenizerConfig
 from lmjax.models.weights import flatten
 from lmjax.parallel import MeshConfig
 from lmjax.rlhf.advantages import KlConfig, ShapingConfig
-from lmjax.rlhf.ppo import PpoConfig, PretrainingConfig
+from lmjax.rlhf.config import PpoConfig, PretrainingConfig
 from lmjax.rlhf.program import Program, assemble_ppo, minibatches
 from lmjax.rlhf.rollout import RolloutConfig, answered, as_text, drawn_prompts, prompt_rows, roll_out
 from lmjax.train.optim import OptimConfig
 from tests.models.tiny import VOCAB, noisy, tiny
+from tests.rlhf.mdp import on_devices
 
 # All sorts of dropout, which PPO must not apply.
 MODEL = tiny("gpt2", hidden_dropout=0.3, attention_dropout=0.3, embedding_dropout=0.3)
@@ -50,8 +51,7 @@ def quickly():
 
 @cache
 def program(cfg: PpoConfig = CFG, devices: int = 1) -> Program:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda found=tuple(jax.devices()[:devices]): list(found))
+    with on_devices(devices):
         return assemble_ppo(cfg, MODEL, None, EOS, PAD)
 
 
@@ -233,7 +233,10 @@ def test_the_coefficient_is_adapted_once_an_iteration():
 
 def test_whitening_within_each_minibatch():
     cfg = replace(CFG, shaping=ShapingConfig(whiten_over="minibatch", variance="population"), epochs=1, minibatches=1)
-    (experience, _, after, _), whole = iteration(program(cfg)), replace(cfg, shaping=ShapingConfig(variance="population"))
+    (experience, _, after, _), whole = (
+        iteration(program(cfg)),
+        replace(cfg, shaping=ShapingConfig(variance="population")),
+    )
     assert "advantages" not in experience
     theirs = flatten(jax.device_get(iteration(program(whole))[2].params))
     for name, value in flatten(jax.device_get(after.params)).items():  # one minibatch is all answers

@@ -15,11 +15,12 @@ from lmjax.models.architecture import abstract_params
 from lmjax.models.weights import flatten, from_hf
 from lmjax.parallel import MeshConfig
 from lmjax.rlhf.advantages import KlConfig, ShapingConfig
+from lmjax.rlhf.config import PpoConfig
 from lmjax.rlhf.networks import NETWORK
-from lmjax.rlhf.ppo import PpoConfig
 from lmjax.rlhf.program import assemble_ppo
 from lmjax.rlhf.rollout import RolloutConfig, answered
 from lmjax.train.optim import OptimConfig
+from tests.rlhf.mdp import on_devices
 
 RECORD = Path(__file__).parents[1] / "golden" / "ppo.npz"
 EOS, PAD = 60, 59
@@ -47,13 +48,18 @@ def found() -> Any:
         trl = dict(file)
     recipe, model = json.loads(str(trl["recipe"])), GPT2.from_hf(json.loads(str(trl["config"])))
     rows, length = trl["query_responses"].shape
-    answer = trl["scores"].size and trl["advantages_plain"].shape[1]
+    answer = trl["advantages_plain"].shape[1]
     cfg = PpoConfig(
         prompts="no_file",
         rollout=RolloutConfig(length - answer, answer, recipe["temperature"]),
         shaping=ShapingConfig(
-            missing_eos="subtract", missing_eos_penalty=recipe["missing_eos_penalty"], kl_estimator=recipe["kl_estimator"],
-            score_at="after_eos", whiten_rewards=recipe["whiten_rewards"], gamma=recipe["gamma"], gae_lambda=recipe["lam"],
+            missing_eos="subtract",
+            missing_eos_penalty=recipe["missing_eos_penalty"],
+            kl_estimator=recipe["kl_estimator"],
+            score_at="after_eos",
+            whiten_rewards=recipe["whiten_rewards"],
+            gamma=recipe["gamma"],
+            gae_lambda=recipe["lam"],
         ),
         kl=KlConfig(recipe["kl_coef"]),
         iterations=1,
@@ -65,9 +71,8 @@ def found() -> Any:
         value_coefficient=recipe["vf_coef"],
         optim=OptimConfig(peak_lr=recipe["learning_rate"], eps=1e-8, weight_decay=0.0, clip_norm=0.0),
         mesh=MeshConfig(data=1),
-    )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda one=jax.devices()[:1]: one)
+    )
+    with on_devices(1):
         program = assemble_ppo(cfg, model, model, EOS, PAD)
     params = {**network(trl, "weights/policy", model), NETWORK: network(trl, "weights/value", model)}
     prompts, new = np.split(trl["query_responses"].astype(np.int32), [length - answer], axis=1)
@@ -78,7 +83,7 @@ def found() -> Any:
         state = program.init_state()
         state = state.replace(params=jax.tree.map(lambda x, s: jax.device_put(s, x.sharding), state.params, params))
         reference = network(trl, "weights/reference", model)
-        experience, figures = program.score(state, reference, given, trl["scores"][:, 0] if trl["scores"].ndim > 1 else trl["scores"])
+        experience, figures = program.score(state, reference, given, trl["scores"])
         experience = jax.device_get(experience)
         state, metrics = program.update_on(state, experience, {}, figures["kl"], orders)
     return trl, model, experience, jax.device_get(figures), jax.device_get(state.params), jax.device_get(metrics)
@@ -89,7 +94,9 @@ def test_advantages_of_the_rollout(found):
     real = trl["advantages_mask"]
     np.testing.assert_array_equal(experience["loss_weights"] > 0, real)
     np.testing.assert_array_equal(experience["value_weights"] > 0, trl["rewards_mask"])
-    np.testing.assert_allclose(experience["rewards"][trl["rewards_mask"]], trl["rewards_plain"][trl["rewards_mask"]], atol=1e-5)
+    np.testing.assert_allclose(
+        experience["rewards"][trl["rewards_mask"]], trl["rewards_plain"][trl["rewards_mask"]], atol=1e-5
+    )
     np.testing.assert_allclose(experience["advantages"][real], trl["advantages_whitened"][real], atol=1e-4)
 
 
