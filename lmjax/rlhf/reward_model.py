@@ -28,10 +28,15 @@ Reward = Callable[[Array, Array], Any]
 
 def reward_model(path: str, dtype: str, mesh: Mesh) -> Reward:
     """The reward model of a run, its parameters kept as `dtype`. Raises UserError where there is none."""
-    module, params = _module(portable(describe_saved(path)[0])), reward_params(path, mesh)
-    params = jax.tree.map(lambda x: x.astype(dtype), params)
+    params = jax.tree.map(lambda x: x.astype(dtype), reward_params(path, mesh))
     result = find(path).parent.parent / "result.json"
     shift = json.loads(result.read_text())["figures"].get("shift", 0.0) if result.exists() else 0.0
+    return scorer(portable(describe_saved(path)[0]), params, shift)
+
+
+def scorer(cfg: ModelConfig, params: Params, shift: float) -> Reward:
+    """The reward at each text's last token, less `shift`."""
+    module = _module(cfg)
 
     @jax.jit
     def score(params: Params, tokens: Array, is_response: Array) -> Array:
