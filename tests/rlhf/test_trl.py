@@ -118,6 +118,6 @@ def test_parameters_after_the_update(found):
         moved = max(np.abs(expected[name] - before[name]).max() for name in expected)
         assert moved > 0.03  # four steps of 0.01
         for name, value in flatten(ours).items():
-            # Adam's first steps are the gradients' signs: of a gradient of nearly nothing, noise.
-            far = np.abs(value - expected[name]) > 1e-4
-            assert far.mean() < 2e-3, (name, np.abs(value - expected[name]).max())
+            if name.endswith("attention/key/bias"):
+                continue  # softmax does not see it: its gradient is rounding, of which Adam makes whole steps
+            np.testing.assert_allclose(value, expected[name], atol=2e-4, err_msg=name)
