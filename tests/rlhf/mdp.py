@@ -52,6 +52,14 @@ def on_devices(count: int) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def quickly() -> Iterator[None]:
+    """What is jitted within compiles in a fraction of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", partial(jax.jit, compiler_options=QUICKLY))
+        yield
+
+
 def write_world(root: Path) -> None:
     """The reference, with its tokenizer, and the one prompt: nothing."""
     (root / "vocabulary").mkdir(parents=True)
