@@ -21,6 +21,7 @@ import tokenizers
 
 from lmjax.data.tokenizers import load_tokenizer
 from lmjax.interop import LanguageModel
+from lmjax.models.weights import flatten
 from lmjax.rlhf.advantages import KlConfig, ShapingConfig
 from lmjax.rlhf.config import PpoConfig
 from lmjax.rlhf.networks import make_networks
@@ -88,6 +89,16 @@ def config(root: Path, **changes: Any) -> PpoConfig:
         log=LogConfig(every=50, tensorboard=False),
     )
     return replace(cfg, **changes)
+
+
+def assert_same(ours: Any, theirs: Any, atol: float) -> None:
+    """Two trees of parameters after updates. Biases of keys are left out: the softmax does not see them, so that their
+    gradient is rounding, of which Adam makes whole steps."""
+    mine, others = (flatten(jax.device_get(tree)) for tree in (ours, theirs))
+    assert set(mine) == set(others)
+    for name, value in mine.items():
+        if not name.endswith("attention/key/bias"):
+            np.testing.assert_allclose(value, others[name], atol=atol, err_msg=name)
 
 
 @cache

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.models.weights import flatten
 from lmjax.parallel import MeshConfig
 from lmjax.rlhf.advantages import KlConfig, ShapingConfig
 from lmjax.rlhf.config import PpoConfig, PretrainingConfig
@@ -17,7 +16,7 @@ from lmjax.rlhf.program import Program, assemble_ppo, minibatches
 from lmjax.rlhf.rollout import RolloutConfig, answered, as_text, drawn_prompts, prompt_rows, roll_out
 from lmjax.train.optim import OptimConfig
 from tests.models.tiny import VOCAB, forward, noisy, tiny
-from tests.rlhf.mdp import on_devices, quickly
+from tests.rlhf.mdp import assert_same, on_devices, quickly
 
 # All sorts of dropout, which PPO must not apply.
 MODEL = tiny("gpt2", hidden_dropout=0.3, attention_dropout=0.3, embedding_dropout=0.3)
@@ -166,9 +165,7 @@ def test_an_update_does_not_depend_on_the_devices():
     for name, value in figures.items():
         assert value == pytest.approx(first()[1][name], rel=1e-5, abs=1e-5), name
     assert metrics["loss"] == pytest.approx(first()[3]["loss"], abs=1e-5)
-    ours = flatten(jax.device_get(after.params))
-    for name, value in flatten(jax.device_get(first()[2].params)).items():
-        np.testing.assert_allclose(ours[name], value, atol=1e-5, err_msg=name)
+    assert_same(after.params, first()[2].params, atol=1e-5)
 
 
 def test_neither_accumulation_nor_where_one_minibatch_is_whitened_matters():
@@ -179,9 +176,7 @@ def test_neither_accumulation_nor_where_one_minibatch_is_whitened_matters():
     )
     found = [iteration(program(cfg)) for cfg in (whole, cut)]
     assert ["advantages" in experience for experience, *_ in found] == [True, False]
-    ours, theirs = (flatten(jax.device_get(after.params)) for _, _, after, _ in found)
-    for name, value in ours.items():
-        np.testing.assert_allclose(value, theirs[name], atol=1e-5, err_msg=name)
+    assert_same(*(after.params for _, _, after, _ in found), atol=1e-5)
     assert [metrics["updates"] for *_, metrics in found] == [2, 2]
     assert [int(after.step) for _, _, after, _ in found] == [1, 1]
 

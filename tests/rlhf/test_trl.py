@@ -20,7 +20,7 @@ from lmjax.rlhf.networks import NETWORK
 from lmjax.rlhf.program import assemble_ppo
 from lmjax.rlhf.rollout import RolloutConfig, answered
 from lmjax.train.optim import OptimConfig
-from tests.rlhf.mdp import on_devices, quickly
+from tests.rlhf.mdp import assert_same, on_devices, quickly
 
 RECORD = Path(__file__).parents[1] / "golden" / "ppo.npz"
 EOS, PAD = 60, 59
@@ -117,7 +117,4 @@ def test_parameters_after_the_update(found):
         before, expected = (flatten(network(trl, f"{when}/{prefix}", model)) for when in ("weights", "after"))
         moved = max(np.abs(expected[name] - before[name]).max() for name in expected)
         assert moved > 0.03  # four steps of 0.01
-        for name, value in flatten(ours).items():
-            if name.endswith("attention/key/bias"):
-                continue  # softmax does not see it: its gradient is rounding, of which Adam makes whole steps
-            np.testing.assert_allclose(value, expected[name], atol=2e-4, err_msg=name)
+        assert_same(ours, network(trl, f"after/{prefix}", model), atol=2e-4)
