@@ -171,10 +171,9 @@ def test_an_update_does_not_depend_on_the_devices():
 def test_neither_accumulation_nor_where_one_minibatch_is_whitened_matters():
     """And an iteration ends early: of the three epochs the first one moves the policy, the second one sees it."""
     whole = replace(CFG, minibatches=1, micro_batches=2)
-    cut = replace(
-        whole, micro_batches=4, shaping=replace(CFG.shaping, whiten_over="minibatch"), epochs=3, stop_at_kl=1e-6
-    )
-    found = [iteration(program(cfg)) for cfg in (whole, cut)]
+    each = replace(CFG.shaping, whiten_over="minibatch")
+    cut = replace(whole, micro_batches=4, shaping=each, epochs=3, stop_at_kl=1e-6)
+    found = [iteration(program(cfg), cuts=cfg.micro_batches) for cfg in (whole, cut)]
     assert ["advantages" in experience for experience, *_ in found] == [True, False]
     assert_same(*(after.params for _, _, after, _ in found), atol=1e-5)
     assert [metrics["updates"] for *_, metrics in found] == [2, 2]
