@@ -57,7 +57,7 @@ def generate(
     _check_room(cfg, prompts, sampling)
     tokens_BP, segment_ids_BP = flush_right(prompts)  # to a few widths, so that a program serves many lengths
     end = jnp.int32(-1 if eos_id is None else eos_id)
-    new_BN = _generate(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed))
+    new_BN = continue_rows(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed))
     return [row[: row.index(eos_id)] if eos_id in row else row for row in np.asarray(new_BN).tolist()]
 
 
@@ -98,7 +98,7 @@ def draw(logits_BV: Array, sampling: Sampling, keys_B: Array) -> Array:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _generate(
+def continue_rows(
     cfg: AttentionConfig,
     sampling: Sampling,
     eos_id: Array,
@@ -107,7 +107,10 @@ def _generate(
     segment_ids_BP: Array,
     key: Array,
 ) -> Array:
-    """The new tokens, int32 [B, N], with `eos_id` from a row's end on."""
+    """The new tokens of rows that stand flush right, int32 [B, N], with `eos_id` from a row's end on (-1 = none).
+
+    Row r of step n is drawn with a key of its own, folded from `key`, r and n.
+    """
     batch, width = tokens_BP.shape
     N = sampling.max_new_tokens
     row_keys_B = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))

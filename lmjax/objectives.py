@@ -177,3 +177,56 @@ def with_language_model(terms: Terms, name: str, coefficient: float) -> Objectiv
         {name: 1.0, "clm": coefficient},
         ("example_weights", "loss_weights"),
     )
+
+
+def ppo_terms(outputs: Outputs, batch: Batch, clip: float, value_clip: float, temperature: float) -> dict[str, Mean]:
+    """The clipped losses "policy" (Schulman et al. 2017, equation 7) and "value" (as OpenAI's code clips values), and
+    what is reported of them.
+
+    Of N tokens of an answer: outputs logits (of the states before each token) and values float32 [B, N]; targets int32
+    [B, N], the tokens; old_log_probs, old_values, advantages, returns float32 [B, N]; loss_weights weigh the policy,
+    value_weights the values. Logits are divided by the temperature that the answers were drawn at.
+    """
+    found = outputs["logits"].statistics(batch["targets"], temperature=temperature, entropy=True)
+    weights, value_weights = batch["loss_weights"], batch["value_weights"]
+    # Behind an answer nothing was drawn, and no ratio may overflow there.
+    log_ratio = jnp.where(weights > 0, found.target_log_probability - batch["old_log_probs"], 0)
+    ratio = jnp.exp(log_ratio)
+    plain = -batch["advantages"] * ratio
+    clipped = -batch["advantages"] * jnp.clip(ratio, 1 - clip, 1 + clip)
+    old, error = batch["old_values"], jnp.square(outputs["values"] - batch["returns"])
+    held = jnp.clip(outputs["values"], old - value_clip, old + value_clip)
+    held_error = jnp.square(held - batch["returns"])
+    reported = {
+        "entropy": Mean.of(found.entropy, weights),
+        "approximate_kl": Mean.of(0.5 * jnp.square(log_ratio), weights),
+        "ratio": Mean.of(ratio, weights),
+        "clip_fraction": Mean.of(clipped > plain, weights),
+        "value_clip_fraction": Mean.of(held_error > error, value_weights),
+    }
+    return {
+        "policy": Mean.of(jnp.maximum(plain, clipped), weights),
+        "value": Mean.of(0.5 * jnp.maximum(error, held_error), value_weights),
+        **jax.lax.stop_gradient(reported),
+    }
+
+
+def ppo(
+    clip: float = 0.2, value_clip: float = 0.2, value_coefficient: float = 0.1, temperature: float = 1.0
+) -> Objective:
+    """Proximal policy optimisation; see `ppo_terms`. Neither an entropy bonus nor a term for the divergence: that is in
+    the rewards."""
+    terms = partial(ppo_terms, clip=clip, value_clip=value_clip, temperature=temperature)
+    return Objective(terms, {"policy": 1.0, "value": value_coefficient}, ("loss_weights", "value_weights"))
+
+
+def with_pretraining(objective: Objective, coefficient: float) -> Objective:
+    """The objective and so much of a causal language model's on pretraining text beside it: "pretraining" (PPO-ptx,
+    Ouyang et al. 2022, equation 2). The text lies in features named text_*, its logits in outputs["text"]."""
+
+    def terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
+        text = {name.removeprefix("text_"): value for name, value in batch.items() if name.startswith("text_")}
+        return {**objective.terms(outputs, batch), **token_terms("pretraining")(outputs["text"], text)}
+
+    coefficients = {**objective.coefficients, "pretraining": coefficient}
+    return Objective(terms, coefficients, (*objective.weights, "text_loss_weights"))

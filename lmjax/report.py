@@ -123,6 +123,9 @@ def _charts(
         groups = next((line[kind] for line in train if kind in line), {})
         curves = {group: _curve(train, kind, group) for group in sorted(groups, key=lambda g: (g != "all", g))}
         charts.append(_chart(f"{_name(kind)} by group", curves, log=True))
+    kl, score = (_curve(train, name)[1] for name in ("kl", "score"))
+    if len(kl) == len(score):  # how much reward was bought with how much divergence
+        charts.append(_chart("score against KL", {"": (kl, score)}, x="KL of an answer to the reference (nats)"))
     charts.append(_chart("tokens per second", {"": _curve(train, "time", "tokens_per_second")}, floor=True))
     charts.append(_chart("data wait (share of the step)", {"": _curve(train, "time", "data_wait")}, floor=True))
     return [chart for chart in charts if chart]
@@ -136,8 +139,10 @@ def _chart(
     faint: Sequence[str] = (),
     log: bool = False,
     floor: bool = False,
+    x: str = "step",
 ) -> str:
-    """An inline SVG, or "" without points. A `faint` curve is drawn softly, with its running mean on top."""
+    """An inline SVG, or "" without points. A `faint` curve is drawn softly, with its running mean on top; over anything
+    but steps the points are not joined."""
     styles = dict(zip(curves, itertools.product(("-", "--", ":"), SERIES), strict=False))  # before any is left out
     curves = {label: curve for label, curve in curves.items() if len(curve[0])}
     if not curves:
@@ -150,8 +155,9 @@ def _chart(
             if label in faint:
                 axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
                 values = _running_mean(values)
-            marker = {"marker": "o", "markersize": 3.5} if label == "held-out" or len(steps) == 1 else {}
-            axes.plot(steps, values, line, color=colour, label=label or None, **marker)
+            apart = label == "held-out" or len(steps) == 1 or x != "step"
+            marker = {"marker": "o", "markersize": 3.5} if apart else {}
+            axes.plot(steps, values, line if x == "step" else "", color=colour, label=label or None, **marker)
         for name, value in (baselines or {}).items():
             axes.axhline(value, color=SOFT, linestyle=(0, (4, 3)), linewidth=1.1)
             axes.annotate(
@@ -167,7 +173,7 @@ def _chart(
             axes.set_ylim(bottom=0)
         if len(curves) > 1:
             axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, handlelength=1.2)
-        axes.set_xlabel("step")
+        axes.set_xlabel(x)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()

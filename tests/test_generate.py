@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lmjax.errors import UserError
-from lmjax.generate import Sampling, _generate, draw, generate, next_token_logits
+from lmjax.generate import Sampling, continue_rows, draw, generate, next_token_logits
 from lmjax.models.architecture import ModelConfig
 from lmjax.types import Params
 from tests.models.tiny import forward, noisy, tiny
@@ -61,7 +61,7 @@ def test_a_row_that_has_ended_writes_nothing_more():
     tokens_BP = np.zeros((1, 32), np.int32)
     tokens_BP[0, -4:] = PROMPTS[0]
     segment_ids_BP = (np.arange(32)[None] >= 28).astype(np.int32)
-    raw = _generate(CFG, GREEDY, jnp.int32(eos), PARAMS, tokens_BP, segment_ids_BP, jax.random.key(0))[0].tolist()
+    raw = continue_rows(CFG, GREEDY, jnp.int32(eos), PARAMS, tokens_BP, segment_ids_BP, jax.random.key(0))[0].tolist()
     end = alone.index(eos)
     assert raw == alone[:end] + [eos] * (12 - end)
     assert any(token != eos for token in alone[end:])

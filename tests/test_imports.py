@@ -19,9 +19,9 @@ RANKS = {
     **dict.fromkeys(["data", "models", "objectives", "metrics"], 4),
     "tasks": 5,
     **dict.fromkeys(["train", "generate", "beam"], 6),
-    **dict.fromkeys(["interop", "rlhf"], 7),
-    **dict.fromkeys(["evals", "collect", "scaling", "report", "samples", "chat", "verify", "run"], 8),
-    **dict.fromkeys(["commands", "pretraining", "finetuning"], 9),
+    "interop": 7,
+    **dict.fromkeys(["evals", "collect", "report", "samples", "chat", "verify", "run"], 8),
+    **dict.fromkeys(["commands", "pretraining", "finetuning", "rlhf"], 9),
     **dict.fromkeys(["recipes", "study"], 10),
     "__main__": 11,
     "": 11,  # lmjax/__init__.py, the entry scripts and the configs

@@ -190,11 +190,12 @@ def _draw(found: Found, file: epath.Path) -> None:
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=edges)
     best = cells[:, 1:-1].argmax(1)
     for row, column in np.ndindex(*cells.shape):
-        of_best = {"weight": "bold"} if column == best[row] + 1 and gains[row, column] else {}
+        is_best = column == best[row] + 1 and gains[row, column]
         colour = "white" if shares[row, column] > 0.6 else "black"
         text = f"{100 * cells[row, column]:.1f}"
-        ax.text(column - 1, row, text, ha="center", va="center", fontsize=8, color=colour, **of_best)
-        if of_best:
+        weight = "bold" if is_best else "normal"
+        ax.text(column - 1, row, text, ha="center", va="center", fontsize=8, color=colour, weight=weight)
+        if is_best:
             ax.add_patch(Rectangle((column - 1.42, row - 0.42), 0.84, 0.84, fill=False, color="black", linewidth=1.4))
     expected = [one["expected_layer"] for one in found.values()]
     ax.plot(expected, np.arange(len(found)) + 0.33, "^", color="tab:orange", markeredgecolor="white", markersize=7)

@@ -35,6 +35,7 @@ from lmjax.models.layers import (
 )
 from lmjax.models.weights import Weight
 from lmjax.ops.vocabulary import VocabLogits
+from lmjax.parallel import BATCH_AXES, constrain
 from lmjax.types import Array, Outputs
 
 
@@ -141,8 +142,9 @@ class Gpt(nn.Module):
 def empty_cache(cfg: AttentionConfig, batch: int, length: int) -> dict[str, Any]:
     """Room for `length` tokens a row: keys and values [N, B, S, H, K], segment ids [B, S], and how many are filled."""
     shape = (cfg.num_hidden_layers, batch, length, cfg.num_attention_heads, cfg.head_size)
+    states = constrain(jnp.zeros(shape, cfg.dtype), None, BATCH_AXES, None, "tensor", None)
     return {
-        "layers": {"key": jnp.zeros(shape, cfg.dtype), "value": jnp.zeros(shape, cfg.dtype)},
+        "layers": {"key": states, "value": states},
         "segment_ids": jnp.zeros((batch, length), jnp.int32),
         "length": jnp.zeros((), jnp.int32),
     }

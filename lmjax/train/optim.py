@@ -29,7 +29,7 @@ class OptimConfig:
     sums of squares begin with.
     """
 
-    optimizer: Literal["adamw", "bert_adam", "lamb", "adafactor", "adagrad"] = "adamw"
+    optimizer: Literal["adamw", "bert_adam", "tf_adam", "lamb", "adafactor", "adagrad"] = "adamw"
     peak_lr: float = 1e-4
     b1: float = 0.9
     b2: float = 0.999
@@ -101,6 +101,21 @@ def scale_by_bert_adam(b1: float, b2: float, eps: float) -> optax.GradientTransf
     return optax.GradientTransformation(init, update)
 
 
+def scale_by_tf_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam as TensorFlow 1 has it: eps stands outside the bias correction (Kingma and Ba 2015, section 2, last
+    paragraph). With a large eps, optax's first steps are longer."""
+    plain = scale_by_bert_adam(b1, b2, eps)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moments, count = state
+        count = count + 1
+        direction, moments = plain.update(updates, moments)
+        factor = jnp.sqrt(1 - b2**count) / (1 - b1**count)
+        return jax.tree.map(lambda d: d * factor, direction), (moments, count)
+
+    return optax.GradientTransformation(lambda params: (plain.init(params), jnp.zeros((), jnp.int32)), update)
+
+
 def per_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
     """`tx` on each layer of the stacked parameters (those under "layers") as if it stood alone; on the others as it is.
 
@@ -144,6 +159,7 @@ def make_optimizer(cfg: OptimConfig) -> optax.GradientTransformation:
     scaling = {
         "adamw": lambda: [adam, decay],
         "bert_adam": lambda: [scale_by_bert_adam(cfg.b1, cfg.b2, cfg.eps), decay],
+        "tf_adam": lambda: [scale_by_tf_adam(cfg.b1, cfg.b2, cfg.eps), decay],
         "lamb": lambda: [adam, decay, per_layer(optax.scale_by_trust_ratio())],
         "adafactor": lambda: [
             per_layer(

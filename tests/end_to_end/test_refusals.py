@@ -17,7 +17,7 @@ from lmjax.parallel import MeshConfig
 from lmjax.run import RunConfig, prepare_data
 from lmjax.tasks.bilm import BilmConfig
 from lmjax.train.assemble import assemble
-from lmjax.train.loop import _give_up_if_stuck, train
+from lmjax.train.loop import give_up_if_stuck, train
 from tests.end_to_end import tiny
 
 
@@ -82,9 +82,9 @@ def test_special_tokens_that_are_not_the_tokenizers(tmp_path: Path) -> None:
 
 def test_ten_bad_steps_in_a_row_end_a_run(prepared: RunConfig) -> None:
     for skipped in ([1] * 9, [1] * 9 + [0], [0] + [1] * 9):
-        _give_up_if_stuck(deque(skipped), 11, prepared)
+        give_up_if_stuck(deque(skipped), 11, prepared.directory)
     with pytest.raises(UserError, match="the last 10 steps up to 11 had no finite gradient and changed nothing"):
-        _give_up_if_stuck(deque(map(jnp.int32, [1] * 10)), 11, prepared)
+        give_up_if_stuck(deque(map(jnp.int32, [1] * 10)), 11, prepared.directory)
 
 
 def test_a_directory_of_another_run_or_schema(prepared: RunConfig, tmp_path: Path) -> None:

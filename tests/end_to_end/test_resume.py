@@ -88,7 +88,7 @@ def test_killed_and_resumed_is_bitwise_the_same(name: str, tmp_path: Path) -> No
     assert fingerprint(run)[0] == 60
 
 
-ONCE = ["gpt1", "gpt3", "transformer", "elmo", "elmo_stateless", "ernie", "roberta", *tiny.FINETUNING]
+ONCE = ["gpt1", "gpt3", "transformer", "elmo", "elmo_stateless", "ernie", "roberta", *tiny.FINETUNING, "ppo"]
 
 
 @pytest.mark.parametrize("name", ONCE)

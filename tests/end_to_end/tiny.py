@@ -5,14 +5,16 @@ mixture. Of twelve steps only: GPT-1, with all of its dropout; GPT-3, with bands
 tokens; the Transformer, with packed pairs; ELMo, which accumulates and carries its states, and "elmo_stateless";
 RoBERTa, with rows of whole sentences; ERNIE, through two units of masking, over pairs and conversations; BERT
 fine-tuned on labelled pairs from a Hugging Face directory, with dropout, accumulation and a longer position table; a
-biLSTM on a frozen ELMo, on the same pairs; and on the ChatGPT chain "sft", GPT-2 tuned on packed conversations, and on
-rankings "reward" and "dpo".
+biLSTM on a frozen ELMo, on the same pairs; and on the ChatGPT chain "sft", GPT-2 tuned on packed conversations, on
+rankings "reward" and "dpo", and "ppo", with an adaptive coefficient and pretraining text mixed in.
 """
 
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from lmjax.config import override
@@ -32,6 +34,10 @@ from lmjax.models.gpt import GptConfig
 from lmjax.models.gpt1 import Gpt1Config
 from lmjax.models.roberta import RobertaConfig
 from lmjax.models.transformer import TransformerConfig
+from lmjax.rlhf.advantages import KlConfig
+from lmjax.rlhf.config import PpoConfig, PretrainingConfig
+from lmjax.rlhf.ppo import align
+from lmjax.rlhf.rollout import RolloutConfig
 from lmjax.run import RunConfig, prepare_data
 from lmjax.tasks.bilm import BilmConfig
 from lmjax.tasks.classification import ClassificationConfig
@@ -170,6 +176,38 @@ def dpo(root: Path) -> FinetuneConfig:
     return replace(cfg, directory=str(root / "dpo"), task=task, epochs=4 / 3)
 
 
+def ppo(root: Path) -> PpoConfig:
+    """Twelve iterations on a GPT-2 made where it is not there."""
+    text = data(root, "byte_bpe", 0)
+    if not (root / "supervised").exists():
+        lines = (root / "text0.txt").read_text().split("\n")
+        tokenizer = make_tokenizer(text.tokenizer, lines)
+        cfg = GptConfig(vocab_size=tokenizer.vocab_size, **SHAPE)
+        LanguageModel(cfg, ("clm",), noisy(cfg, ("clm",)), tokenizer).save_hf(root / "supervised")
+        (root / "prompts.jsonl").write_text("".join(f"{json.dumps({'prompt': p[:6]})}\n" for p in lines if p))
+    vocabulary = TokenizerConfig("file", path=str(root / "supervised"))
+    return PpoConfig(
+        directory=str(root / "ppo"),
+        init_from=str(root / "supervised"),
+        prompts=str(root / "prompts.jsonl"),
+        rollout=RolloutConfig(8, 8),
+        kl=KlConfig(0.1, target=0.5, horizon=100),
+        pretraining=PretrainingConfig(0.5, (WeightedData(replace(text, tokenizer=vocabulary)),), rows=1, length=16),
+        iterations=12,
+        batch_size=16,
+        epochs=2,
+        minibatches=2,
+        optim=OptimConfig(peak_lr=3e-3, weight_decay=0.0),
+        checkpoint=CheckpointConfig(every=5, keep=2),
+        log=LogConfig(every=1, tensorboard=False),
+    )
+
+
+def few_high_tokens(tokens: Any, is_response: Any) -> Any:
+    """A reward."""
+    return 0.01 * jnp.sum(jnp.where(is_response, 150 - tokens, 0), axis=1)
+
+
 def config(name: str, root: Path) -> RunConfig:
     common = {
         "directory": str(root / name),
@@ -276,6 +314,8 @@ def run(name: str, root: Path, *overrides: str) -> None:
     """What the command does for the recipe `name`."""
     if name in FINETUNING:
         finetune(override(FINETUNING[name](root), overrides, "tiny.py"))
+    elif name == "ppo":
+        align(override(ppo(root), overrides, "tiny.py"), few_high_tokens)
     else:
         cfg = override(config(name, root), overrides, "tiny.py")
         prepare_data(cfg)

@@ -1,0 +1,53 @@
+"""Sampling beside transformers' generate, and an iteration of PPO beside trl 1.12.0's trainer.
+
+    .venv/bin/python -m benchmarks.ppo --peer ENV/bin/python [--pairs 5] [--what sample iterate] [--sizes 6m gpt2]
+
+ENV is an environment with trl 1.12.0 (see tests/golden/make_ppo.py). Both sides: float32, all cores, 32 prompts of 32
+tokens and 64 new ones, no early end; in an iteration also four networks of that size (policy, reference, reward,
+values), four epochs of one minibatch, AdamW. Two processes take turns, so that a change of the machine's speed meets
+both; a turn is two rounds, the second timed.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+from benchmarks.train_step import ROOT, Side
+
+HERE = Path(__file__).parent
+TOKENS = 32 * 64  # drawn in a round
+
+
+def compare(what: str, size: str, pairs: int, peer: Path) -> dict[str, object]:
+    """Medians of both sides and their ratio."""
+    ours = Side(ROOT / ".venv/bin/python", HERE / "ppo_lmjax.py", what, size)
+    theirs = Side(peer, HERE / "peers/ppo_trl.py", what, size)
+    times = [(ours.turn(), theirs.turn()) for _ in range(pairs + 1)][1:]
+    seconds = [statistics.median(side) for side in zip(*times, strict=True)]
+    ours.close()
+    theirs.close()
+    result = {"what": what, "size": size, "lmjax_seconds": round(seconds[0], 3), "peer_seconds": round(seconds[1], 3)}
+    if what == "sample":
+        result |= {
+            "lmjax_tokens_per_second": round(TOKENS / seconds[0]),
+            "peer_tokens_per_second": round(TOKENS / seconds[1]),
+        }
+    result |= {"ratio": round(seconds[1] / seconds[0], 2), "pairs": pairs}
+    return result | {"versions": f"{ours.versions}; {theirs.versions}"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--what", nargs="+", default=["sample", "iterate"])
+    parser.add_argument("--sizes", nargs="+", default=["6m", "gpt2"])
+    given = parser.parse_args()
+    for size in given.sizes:
+        for what in given.what:
+            print(json.dumps(compare(what, size, given.pairs, given.peer)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""lmjax's side of `ppo.py`: prints versions, then the seconds of one round for each line read."""
+
+import sys
+import time
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmjax.memory import keep_freed_memory
+from lmjax.models.gpt import GptConfig
+from lmjax.rlhf.advantages import KlConfig, ShapingConfig
+from lmjax.rlhf.config import PpoConfig
+from lmjax.rlhf.networks import NETWORK
+from lmjax.rlhf.program import assemble_ppo
+from lmjax.rlhf.reward_model import scorer
+from lmjax.rlhf.rollout import RolloutConfig, as_text
+from lmjax.train.optim import OptimConfig
+
+ROWS, PROMPT, NEW = 32, 32, 64
+QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
+SIZES = {
+    "6m": GptConfig(
+        vocab_size=4096, hidden_size=256, num_hidden_layers=6, num_attention_heads=4, intermediate_size=1024,
+        max_position_embeddings=256, **QUIET,
+    ),
+    "gpt2": GptConfig(**QUIET),
+}  # fmt: skip
+
+
+def main() -> None:
+    keep_freed_memory()
+    what, size = sys.argv[1:]
+    model = SIZES[size]
+    cfg = PpoConfig(
+        prompts="no_file",
+        rollout=RolloutConfig(PROMPT, NEW, temperature=0.7),
+        shaping=ShapingConfig(missing_eos="none"),
+        kl=KlConfig(0.05),
+        batch_size=ROWS,
+        optim=OptimConfig(peak_lr=3e-6, eps=1e-8, weight_decay=0.0, clip_norm=0.0),
+    )
+    no_end = model.vocab_size  # never drawn, so that all answers are as long
+    program = assemble_ppo(cfg, model, model, no_end, 0)
+    prompts = {
+        "tokens": jnp.asarray(np.random.default_rng(0).integers(1, model.vocab_size, (ROWS, PROMPT), np.int32)),
+        "segment_ids": jnp.ones((ROWS, PROMPT), jnp.int32),
+    }
+    print(f"jax {jax.__version__}, flax {flax.__version__}", flush=True)
+    with jax.set_mesh(program.mesh):
+        state = program.init_state()
+        copy = jax.tree.map(jnp.copy, dict(state.params))
+        judge, reference = copy.pop(NETWORK), copy
+        score = scorer(model, judge, 0.0)
+        for _ in sys.stdin:
+            start = time.perf_counter()
+            rows = program.roll_out(state.params, state.key, state.step, prompts)
+            if what == "iterate":
+                experience, figures = program.score(state, reference, rows, score(*as_text(rows, 0)))
+                state, rows = program.update(state, experience, {}, figures["kl"])
+            jax.block_until_ready((state, rows))
+            print(time.perf_counter() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""The phases of an iteration on rollouts that are given: ratios, keys, padding, minibatches, meshes, mixed-in text."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmjax.parallel import MeshConfig
+from lmjax.rlhf.advantages import KlConfig, ShapingConfig
+from lmjax.rlhf.config import PpoConfig, PretrainingConfig
+from lmjax.rlhf.program import Program, assemble_ppo, minibatches
+from lmjax.rlhf.rollout import RolloutConfig, answered, as_text, drawn_prompts, prompt_rows, roll_out
+from lmjax.train.optim import OptimConfig
+from tests.models.tiny import VOCAB, forward, noisy, tiny
+from tests.rlhf.mdp import assert_same, on_devices, quickly
+
+# All sorts of dropout, which PPO must not apply.
+MODEL = tiny("gpt2", hidden_dropout=0.3, attention_dropout=0.3, embedding_dropout=0.3)
+B, P, N, EOS, PAD = 16, 5, 6, 7, 3
+PROMPTS = [[11, 12, 13, 14, 15][: 1 + i % P] for i in range(B)]
+CFG = PpoConfig(
+    prompts="no_file",
+    rollout=RolloutConfig(P, N, temperature=0.7, pad_id=PAD),
+    shaping=ShapingConfig(whiten_rewards=True),
+    kl=KlConfig(0.05, target=1e-3, horizon=B),
+    pretraining=PretrainingConfig(0.5, rows=1, length=8),
+    iterations=4,
+    batch_size=B,
+    epochs=2,
+    minibatches=2,
+    clip=0.1,
+    optim=OptimConfig(peak_lr=3e-3, eps=1e-5, weight_decay=0.0, clip_norm=0.0),
+    mesh=MeshConfig(data=1),
+)
+
+
+@cache
+def program(cfg: PpoConfig = CFG, devices: int = 1) -> Program:
+    with on_devices(devices), quickly():
+        return assemble_ppo(cfg, MODEL, None, EOS, PAD)
+
+
+def state_of(found: Program, cfg: PpoConfig = CFG) -> Any:
+    state = found.init_state()
+    params = {**noisy(MODEL, ("clm",)), "value": jax.tree.map(lambda x: x + 0.1, state.params["value"])}
+    return state.replace(params=jax.device_put(params, jax.tree.map(lambda x: x.sharding, state.params)))
+
+
+TEXT = {
+    "text_tokens": np.random.default_rng(5).integers(0, VOCAB, (2, B // 2, 8)).astype(np.int32),
+    "text_targets": np.random.default_rng(6).integers(0, VOCAB, (2, B // 2, 8)).astype(np.int32),
+    "text_loss_weights": np.ones((2, B // 2, 8), np.float32),
+}
+REFERENCE = jax.tree.map(lambda x: 0.9 * x, noisy(MODEL, ("clm",)))
+SCORES = np.random.default_rng(4).normal(size=B).astype(np.float32)
+
+
+@cache
+def given_rows(width: int = P) -> dict[str, Any]:
+    """Answers of every length, one of them without an end."""
+    rng = np.random.default_rng(2)
+    new = rng.integers(20, VOCAB, (B, N)).astype(np.int32)
+    for row in range(B):
+        new[row, 1 + row % N :] = EOS
+    new[0] = 25
+    prompts = {k: jnp.asarray(v) for k, v in prompt_rows(PROMPTS, width).items()}
+    return jax.device_get(answered(prompts, jnp.asarray(new), EOS, PAD))
+
+
+def iteration(found: Program, rows: dict[str, Any] | None = None, cuts: int = 2) -> Any:
+    """(experience, figures, state after, metrics) of the given rows."""
+    with jax.set_mesh(found.mesh):
+        state = state_of(found)
+        experience, figures = found.score(state, REFERENCE, rows or given_rows(), SCORES)
+        experience, figures = jax.device_get((experience, figures))
+        text = {name: value.reshape(cuts, -1, *value.shape[2:]) for name, value in TEXT.items()}
+        after, metrics = found.update(state, experience, text, figures["kl"])
+        return experience, figures, after, jax.device_get(metrics)
+
+
+@cache
+def first() -> Any:
+    return iteration(program())
+
+
+def test_ratios_are_one_at_first_and_not_after():
+    """Old log-probabilities are those of the policy that answered: neither stale nor computed anew."""
+    _, _, _, metrics = first()
+    assert metrics["first_ratio"] == pytest.approx(1, abs=1e-6)
+    assert metrics["updates"] == 4
+    assert metrics["approximate_kl"] > 1e-4
+    assert metrics["clip_fraction"] > 0.01
+    assert metrics["skipped"] == 0
+
+
+def test_nothing_drops_out():
+    again = iteration(program())
+    for part in (0, 1, 3):
+        jax.tree.map(np.testing.assert_array_equal, first()[part], again[part])
+
+
+def test_what_the_score_phase_measures():
+    experience, figures, _, _ = first()
+    rows = jax.device_get(given_rows())
+    mask = rows["loss_weights"]
+    assert figures["score"] == pytest.approx(SCORES.mean(), rel=1e-5)
+    assert figures["response_length"] == pytest.approx(mask.sum(1).mean())
+    assert figures["eos_share"] == pytest.approx(rows["ended"].mean())
+    assert rows["ended"].sum() == B - 3  # row 0, and those of length N
+    assert mask.sum(1).tolist() == [N] + [min(2 + row % N, N) for row in range(1, B)]
+    kl = (experience["old_log_probs"] - reference_log_probs()) * mask
+    assert figures["kl"] == pytest.approx(kl.sum(1).mean(), rel=1e-3, abs=1e-4)
+    last = mask.sum(1).astype(int) - 1
+    expected = -0.05 * kl
+    expected[np.arange(B), last] += np.where(rows["ended"], SCORES, -1)
+    np.testing.assert_allclose(experience["rewards"], expected, atol=1e-4)
+
+
+@cache
+def reference_log_probs() -> np.ndarray:
+    """By the model without padding, one row at a time, at the temperature."""
+    rows, found = jax.device_get(given_rows()), np.zeros((B, N), np.float32)
+    for row in range(B):
+        real = rows["segment_ids"][row] > 0
+        text = rows["tokens"][row][real]
+        padded = np.zeros((1, P + N), np.int32)
+        padded[0, : len(text)] = text
+        logits = forward(tiny("gpt2"), ("clm",))(REFERENCE, tokens=padded)["logits"][0] / 0.7
+        log_p = np.asarray(jax.nn.log_softmax(logits))
+        start = len(PROMPTS[row])
+        for place in range(start, len(text)):
+            found[row, place - start] = log_p[place - 1, text[place]]
+    return found
+
+
+def test_what_stands_behind_an_answer_changes_nothing():
+    rows = given_rows()
+    behind = rows["loss_weights"] == 0
+    other = jnp.where(behind, 99, rows["targets"])
+    changed = rows | {"targets": other, "tokens": jnp.concatenate([rows["tokens"][:, :P], other], 1)}
+    for ours, theirs in zip(first()[1:], iteration(program(), changed)[1:], strict=True):
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_the_width_of_the_padding_changes_nothing():
+    wide = replace(CFG, rollout=replace(CFG.rollout, prompt_length=P + 3))
+    found = program(wide)
+    with jax.set_mesh(found.mesh):
+        experience, _ = found.score(state_of(found), REFERENCE, given_rows(P + 3), SCORES)
+    for name in ("old_log_probs", "old_values", "advantages", "returns"):
+        real = np.asarray(given_rows()["loss_weights"]) > 0
+        np.testing.assert_allclose(experience[name][real], first()[0][name][real], rtol=1e-4, atol=1e-5)
+
+
+def test_an_update_does_not_depend_on_the_devices():
+    """Rewards and advantages are whitened over all answers, wherever they lie."""
+    found = program(replace(CFG, mesh=MeshConfig(2, 2, 2)), devices=8)
+    _, figures, after, metrics = iteration(found)
+    for name, value in figures.items():
+        assert value == pytest.approx(first()[1][name], rel=1e-5, abs=1e-5), name
+    assert metrics["loss"] == pytest.approx(first()[3]["loss"], abs=1e-5)
+    assert_same(after.params, first()[2].params, atol=1e-5)
+
+
+def test_neither_accumulation_nor_where_one_minibatch_is_whitened_matters():
+    """And an iteration ends early: of the three epochs the first one moves the policy, the second one sees it."""
+    whole = replace(CFG, minibatches=1, micro_batches=2)
+    each = replace(CFG.shaping, whiten_over="minibatch")
+    cut = replace(whole, micro_batches=4, shaping=each, epochs=3, stop_at_kl=1e-6)
+    found = [iteration(program(cfg), cuts=cfg.micro_batches) for cfg in (whole, cut)]
+    assert ["advantages" in experience for experience, *_ in found] == [True, False]
+    assert_same(*(after.params for _, _, after, _ in found), atol=1e-5)
+    assert [metrics["updates"] for *_, metrics in found] == [2, 2]
+    assert [int(after.step) for _, _, after, _ in found] == [1, 1]
+
+
+def test_each_epoch_goes_through_all_rows_in_an_order_of_its_own():
+    key = jax.random.key(0)
+    orders = [np.asarray(minibatches(CFG, key, i)).reshape(CFG.epochs, B) for i in (0, 1)]
+    for order in np.concatenate(orders):
+        assert sorted(order) == list(range(B))
+    assert len({tuple(order) for order in np.concatenate(orders)}) == 4
+    np.testing.assert_array_equal(orders[0], np.asarray(minibatches(CFG, key, 0)).reshape(CFG.epochs, B))
+    assert not np.array_equal(orders[0], np.asarray(minibatches(CFG, jax.random.key(1), 0)).reshape(CFG.epochs, B))
+
+
+def test_keys_go_on():
+    """The same policy answers the same prompts otherwise at each iteration, and so does another seed."""
+    found = program()
+    with jax.set_mesh(found.mesh):
+        state, prompts = state_of(found), {k: jnp.asarray(v) for k, v in prompt_rows(PROMPTS, P).items()}
+        drawn = [
+            np.asarray(found.roll_out(state.params, key, jnp.int32(i), prompts)["targets"])
+            for key, i in ((state.key, 0), (state.key, 0), (state.key, 1), (jax.random.key(9), 0))
+        ]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert not np.array_equal(drawn[0], drawn[3])
+
+
+def test_prompts_come_in_passes():
+    chosen = np.concatenate([drawn_prompts(7, 3, 0, i) for i in range(14)]).reshape(-1, 7)
+    assert all(sorted(one) == list(range(7)) for one in chosen)
+    assert len({tuple(one) for one in chosen}) == 6
+    np.testing.assert_array_equal(drawn_prompts(7, 3, 0, 5), drawn_prompts(7, 3, 0, 5))
+    assert not np.array_equal(drawn_prompts(70, 30, 0, 0), drawn_prompts(70, 30, 1, 0))
+
+
+def test_the_coefficient_is_adapted_once_an_iteration():
+    _, figures, after, _ = first()
+    expected = 0.05 * (1.2 if figures["kl"] > 0 else 0.8)
+    assert float(after.extra["kl_coefficient"]) == pytest.approx(expected)
+
+
+def test_answers_end_at_their_first_end_token_that_counts():
+    prompts = {k: jnp.asarray(v) for k, v in prompt_rows([[1, 2], [3]], 2).items()}
+    new = jnp.array([[9, EOS, 9, EOS], [9, 9, 9, 9]])
+    rows = answered(prompts, new, EOS, PAD)
+    assert rows["targets"].tolist() == [[9, EOS, PAD, PAD], [9, 9, 9, 9]]
+    assert rows["tokens"].tolist() == [[1, 2, 9, EOS, PAD, PAD], [0, 3, 9, 9, 9, 9]]
+    assert rows["positions"].tolist() == [[0, 1, 2, 3, 3, 3], [0, 0, 1, 2, 3, 4]]
+    assert rows["ended"].tolist() == [True, False]
+    assert answered(prompts, new, EOS, PAD, truncate_after=2)["targets"].tolist() == [[9, EOS, 9, EOS], [9, 9, 9, 9]]
+    tokens, is_response = as_text(rows, PAD)
+    assert tokens.tolist() == [[1, 2, 9, EOS, PAD, PAD], [3, 9, 9, 9, 9, PAD]]
+    assert is_response.astype(int).tolist() == [[0, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0]]
+
+
+def test_drawing_goes_on_behind_ends_that_do_not_count():
+    cfg = RolloutConfig(P, N, truncate_after=N - 1)
+    rows = {k: jnp.tile(jnp.asarray(v), (16, 1)) for k, v in prompt_rows(PROMPTS, P).items()}
+    found = roll_out(tiny("gpt2", vocab_size=2), cfg, 1, 0, noisy(tiny("gpt2", vocab_size=2), ("clm",)), {
+        "tokens": rows["tokens"] % 2, "segment_ids": rows["segment_ids"],
+    }, jax.random.key(0))  # fmt: skip
+    assert bool(jnp.all(found["loss_weights"] == 1))
+    inner = np.asarray(found["targets"])[:, : N - 1]
+    assert np.any((inner[:, :-1] == 1) & (inner[:, 1:] == 0))
+
+
+def test_pretraining_text_is_mixed_into_each_minibatch():
+    _, _, _, metrics = first()
+    expected = metrics["policy"] + 0.1 * metrics["value"] + 0.5 * metrics["pretraining"]
+    assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
+    logits = forward(tiny("gpt2"), ("clm",))(noisy(MODEL, ("clm",)), tokens=TEXT["text_tokens"][0])["logits"]
+    log_p = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), TEXT["text_targets"][0][..., None], -1)
+    assert metrics["pretraining"] == pytest.approx(-log_p.mean(), rel=0.1)  # a mean of four updates
