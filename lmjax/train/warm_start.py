@@ -6,6 +6,7 @@ trained ones: then their last rows stay as they were drawn. A task's layer is ta
 
 import re
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -72,7 +73,7 @@ def _same_layer(
     found = {path: leaf for path, leaf in trained.items() if path not in of_layer}
     if order is None:
         return found
-    new = {path: np.asarray(trained[path])[..., order] for path in of_layer}
+    new: dict[str, Any] = {path: np.asarray(trained[path])[..., order] for path in of_layer}
     return found | (new if all(drawn[path].shape == leaf.shape for path, leaf in new.items()) else {})
 
 
