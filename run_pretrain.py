@@ -17,7 +17,7 @@ def main() -> None:
     from lmjax.pretraining import pretrain
     from lmjax.run import RunConfig
 
-    cfg = load_and_override(RunConfig, sys.argv[1:], "run_pretrain.py")
+    cfg = load_and_override(sys.argv[1:], "run_pretrain.py", RunConfig)
     initialize_distributed()
     pretrain(cfg)
 

@@ -61,7 +61,7 @@ def prepare(arguments: list[str], prog: str) -> None:
     from lmjax.config import load_and_override
     from lmjax.run import RunConfig, prepare_data
 
-    prepare_data(load_and_override(RunConfig, arguments, prog))
+    prepare_data(load_and_override(arguments, prog, RunConfig))
 
 
 def fill_mask(model: Model, texts: Annotated[tuple[str, ...], tyro.conf.Positional], top: int = 5) -> None:

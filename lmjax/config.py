@@ -121,9 +121,9 @@ def _short(value: Any) -> str:
     return type(value).__name__ if dataclasses.is_dataclass(value) else repr(value)
 
 
-def load_config(path: str, declared: type[T]) -> T:
-    """Calls `config()` of a Python config file and checks what it returns. Raises UserError naming the file."""
-    file = Path(path)
+def load_config(path: str, *declared: type[T]) -> T:
+    """Calls `config()` of a Python config file, which returns one of the declared. Raises UserError naming the file."""
+    file, names = Path(path), " or ".join(one.__name__ for one in declared)
     if not file.is_file():
         raise UserError(f"no config file {path}; the ready ones are under configs/")
     spec = importlib.util.spec_from_file_location(f"lmjax_config_{file.stem}", file)
@@ -132,10 +132,10 @@ def load_config(path: str, declared: type[T]) -> T:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not callable(getattr(module, "config", None)):
-        raise UserError(f"{path} defines no function config() -> {declared.__name__}")
+        raise UserError(f"{path} defines no function config() -> {names}")
     cfg = module.config()
     if not isinstance(cfg, declared):
-        raise UserError(f"{path}: config() returned {type(cfg).__name__}, not {declared.__name__}")
+        raise UserError(f"{path}: config() returned {type(cfg).__name__}, not {names}")
     return cfg
 
 
@@ -146,8 +146,8 @@ def override(cfg: T, arguments: Sequence[str], prog: str) -> T:
     return tyro.cli(type(cfg), default=cfg, args=arguments, prog=prog, config=(tyro.conf.AvoidSubcommands,))
 
 
-def load_and_override(declared: type[T], arguments: Sequence[str], prog: str) -> T:
+def load_and_override(arguments: Sequence[str], prog: str, *declared: type[T]) -> T:
     """A command line `CONFIG.py [--field value ...]` as a config. Raises UserError without a config file."""
     if not arguments or arguments[0].startswith("-"):
         raise UserError(f"usage: {prog} CONFIG.py [--field value ...]; CONFIG.py --help lists the fields")
-    return override(load_config(arguments[0], declared), arguments[1:], f"{prog} {arguments[0]}")
+    return override(load_config(arguments[0], *declared), arguments[1:], f"{prog} {arguments[0]}")

@@ -171,7 +171,7 @@ def test_a_config_file_is_read_and_overridden(tmp_path):
     file.write_text("from lmjax.parallel import MeshConfig\n\n\ndef config():\n    return MeshConfig(data=4)\n")
     from lmjax.parallel import MeshConfig
 
-    assert load_and_override(MeshConfig, [str(file), "--fsdp", "2"], "run") == MeshConfig(data=4, fsdp=2)
+    assert load_and_override([str(file), "--fsdp", "2"], "run", MeshConfig) == MeshConfig(data=4, fsdp=2)
 
 
 @pytest.mark.parametrize(
@@ -193,4 +193,4 @@ def test_a_wrong_config_file_is_one_line(tmp_path, source, message):
 @pytest.mark.parametrize("arguments", [[], ["--every", "3"]])
 def test_without_a_config_file_the_usage_is_told(arguments):
     with pytest.raises(UserError, match=r"usage: run CONFIG.py"):
-        load_and_override(Run, arguments, "run")
+        load_and_override(arguments, "run", Run)

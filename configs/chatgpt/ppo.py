@@ -1,6 +1,6 @@
 """The third step of the ChatGPT recipe on GPT-2 small: PPO-ptx against a reward model (Ouyang et al. 2022, C.4).
 
-Command:   python run_ppo.py configs/chatgpt/ppo.py --init-from runs/sft --reward-model runs/reward \\
+Command:   python run_finetune.py configs/chatgpt/ppo.py --init-from runs/sft --reward-model runs/reward \\
            --prompts prompts.jsonl
 Recipe:    KL coefficient 0.02, batches of 512 answers in 8 minibatches, one epoch, constant rate after 10 iterations of
            warm-up, a network for values from the reward model, pretraining text at 27.8. Their rate for the policy is
