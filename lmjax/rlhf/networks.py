@@ -63,9 +63,11 @@ def make_networks(
 
     def apply(params: Params, batch: Batch, key: Array | None) -> Outputs:
         own = {name: part for name, part in params.items() if name != NETWORK}
-        outputs = dict(policy.apply({"params": own}, batch))
+        found: Any = policy.apply({"params": own}, batch)
+        outputs: dict[str, Any] = dict(found)
         if network is not None:
-            outputs |= network.apply({"params": params[NETWORK]}, batch)
+            values: Any = network.apply({"params": params[NETWORK]}, batch)
+            outputs |= values
         if "text_tokens" in batch:
             text = {k: batch[f"text_{k}"] for k in ("tokens", "segment_ids") if f"text_{k}" in batch}
             outputs["text"] = backbone.apply({"params": own}, **text)
