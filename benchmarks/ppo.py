@@ -27,7 +27,12 @@ def compare(what: str, size: str, pairs: int, peer: Path) -> dict[str, object]:
     seconds = [statistics.median(side) for side in zip(*times, strict=True)]
     ours.close()
     theirs.close()
-    result = {"what": what, "size": size, "lmjax_seconds": round(seconds[0], 3), "peer_seconds": round(seconds[1], 3)}
+    result: dict[str, object] = {
+        "what": what,
+        "size": size,
+        "lmjax_seconds": round(seconds[0], 3),
+        "peer_seconds": round(seconds[1], 3),
+    }
     if what == "sample":
         result |= {
             "lmjax_tokens_per_second": round(TOKENS / seconds[0]),

@@ -52,7 +52,7 @@ def main() -> None:
         state = program.init_state()
         copy = jax.tree.map(jnp.copy, dict(state.params))
         judge, reference = copy.pop(NETWORK), copy
-        score = scorer(model, judge, 0.0)
+        score = scorer(model, judge)
         for _ in sys.stdin:
             start = time.perf_counter()
             rows = program.roll_out(state.params, state.key, state.step, prompts)

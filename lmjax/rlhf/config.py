@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 
 from lmjax.config import operational
+from lmjax.data.chat_template import Turn, prompt_tokens
 from lmjax.data.files import json_rows
 from lmjax.data.prepare import WeightedData
 from lmjax.data.schedule import Stage
@@ -180,7 +181,10 @@ def read_prompts(path: str) -> list[str]:
 
 
 def _prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """As what a user says, where the model was tuned in a chat template."""
     assert tokenizer.eos_id is not None
+    if tokenizer.chat_template:
+        return prompt_tokens(tokenizer.chat_template, tokenizer, [Turn("user", prompt)]).tolist()
     return tokenizer.encode(prompt) or [tokenizer.eos_id]
 
 

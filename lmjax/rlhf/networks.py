@@ -17,7 +17,7 @@ from lmjax.models import architecture_of
 from lmjax.models.architecture import ModelConfig, init_params
 from lmjax.models.wrapped import Wrapped, init_wrapped, with_new_layers, wrap
 from lmjax.parallel import Rules
-from lmjax.rlhf.reward_model import rewards_at
+from lmjax.tasks.reward import every_reward
 from lmjax.types import Array, Batch, Outputs, Params
 
 NETWORK = "value_network"
@@ -63,9 +63,11 @@ def make_networks(
 
     def apply(params: Params, batch: Batch, key: Array | None) -> Outputs:
         own = {name: part for name, part in params.items() if name != NETWORK}
-        outputs: Any = policy.apply({"params": own}, batch)
+        found: Any = policy.apply({"params": own}, batch)
+        outputs: dict[str, Any] = dict(found)
         if network is not None:
-            outputs |= network.apply({"params": params[NETWORK]}, batch)
+            values: Any = network.apply({"params": params[NETWORK]}, batch)
+            outputs |= values
         if "text_tokens" in batch:
             text = {k: batch[f"text_{k}"] for k in ("tokens", "segment_ids") if f"text_{k}" in batch}
             outputs["text"] = backbone.apply({"params": own}, **text)
@@ -88,10 +90,10 @@ def frozen_copy(params: Params, dtype: str) -> Params:
     return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
-def _before_answer(hidden_BLD: Array, batch: Batch) -> Array:
-    """The states that each token of the answer is drawn from [B, N, D]: those one place before it."""
+def _before_answer(x_BL: Array, batch: Batch) -> Array:
+    """What belongs to the states that each token of the answer is drawn from [B, N, ...]: one place before it."""
     N = batch["targets"].shape[1]
-    return hidden_BLD[:, -N - 1 : -1]
+    return x_BL[:, -N - 1 : -1]
 
 
 def _policy(model: Wrapped, batch: Batch, train: bool) -> Outputs:
@@ -107,4 +109,4 @@ def _policy_with_head(model: Wrapped, batch: Batch, train: bool) -> Outputs:
 
 
 def _values(model: Wrapped, batch: Batch, train: bool) -> Outputs:
-    return {"values": rewards_at(model, _before_answer(model.run(batch, train)["hidden"], batch))}
+    return {"values": _before_answer(every_reward(model, batch, train)["rewards"], batch)}

@@ -87,7 +87,8 @@ def begun(program: Program, run: Resolved) -> TrainState:
     state = warm_started(program.init_state(), run.cfg.init_from, run.model)
     if run.critic is None:
         return state
-    return state.replace(params={**state.params, NETWORK: reward_params(run.cfg.reward_model, program.mesh)})
+    _, params = reward_params(run.cfg.reward_model, program.mesh)
+    return state.replace(params={**state.params, NETWORK: params})
 
 
 def reference_of(program: Program, run: Resolved) -> Params:

@@ -114,7 +114,7 @@ def assemble_ppo(
     )
 
 
-def minibatches(cfg: "PpoConfig", key: Array, iteration: Array) -> Array:
+def minibatches(cfg: "PpoConfig", key: Array, iteration: Array | int) -> Array:
     """Numbers of rows int32 [E * M, A, R]: each epoch goes through all rows in an order of its own."""
     key = jax.random.fold_in(jax.random.fold_in(key, UPDATE), iteration)
     orders_EB = [jax.random.permutation(jax.random.fold_in(key, epoch), cfg.batch_size) for epoch in range(cfg.epochs)]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmjax.data.schedule import Stage
 from lmjax.errors import UserError
 from lmjax.interop import LanguageModel, load
 from lmjax.parallel import MeshConfig, make_mesh
@@ -18,6 +19,8 @@ from lmjax.rlhf.config import resolve
 from lmjax.rlhf.ppo import train_ppo
 from lmjax.rlhf.reward_model import reward_model
 from lmjax.rlhf.rollout import RolloutConfig, roll_out
+from lmjax.run import RunConfig
+from lmjax.tasks.reward import RewardConfig
 from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
 from lmjax.train.log import LogConfig
 from lmjax.types import TrainState
@@ -114,11 +117,14 @@ def write_reward_model(world: Path, directory: Path) -> None:
         **noisy(mdp.MODEL, ()),
         "reward": {"kernel": np.full((32, 1), 0.1, np.float32), "bias": np.ones(1, np.float32)},
     }
-    state = TrainState(jnp.int32(1), jax.tree.map(jnp.asarray, params), {}, jax.random.key(0))
-    with Checkpoints(directory, CheckpointConfig(), replace(mdp.config(world), model=mdp.MODEL)) as checkpoints:
+    best = {"best": {"step": jnp.int32(1), "loss": jnp.float32(0)}}
+    state = TrainState(jnp.int32(1), jax.tree.map(jnp.asarray, params), {}, jax.random.key(0), best)
+    stage = Stage(until_step=1, batch_size=8, length=8)
+    cfg = RunConfig(model=mdp.MODEL, task=RewardConfig(data="rankings"), data=(), stages=(stage,))
+    with Checkpoints(directory, CheckpointConfig(), cfg) as checkpoints:
         checkpoints.save(state, wait=True)
     load(world / "reference").tokenizer.save(directory / "tokenizer")
-    (directory / "result.json").write_text(json.dumps({"figures": {"shift": 0.25}}))
+    (directory / "result.json").write_text(json.dumps({"step": 1, "figures": {"shift": 0.25}}))
 
 
 def test_a_reward_model_scores_and_lends_its_weights_to_the_values(world):
