@@ -66,7 +66,7 @@ def test_the_page_says_all_of_it(tmp_path):
     page = Page(source)
     assert page.fetched == []
     assert "<script" not in source
-    assert not {"bert", "b"} & set(page.tags)
+    assert "bert" not in page.tags
     for text in (
         "tiny <bert>",
         "Held out, after 200 steps: loss 5.5, MLM accuracy 0.412 (unigram 0.061).",
