@@ -43,9 +43,9 @@ def write(root: Path, folder: Path, page: Path) -> None:
         gains(found["cells"]).savefig(folder / "transfer.png", dpi=120)
     if {"masked", "causal"} <= found["pretraining"].keys():
         masked_or_causal(found["cells"], found["pretraining"]).savefig(folder / "masked_or_causal.png", dpi=120)
-    for name, picture in {"layers": "layers/layers.png", "attention": "attention/encoder.png"}.items():
-        if (root / picture).exists():
-            shutil.copyfile(root / picture, folder / f"{name}.png")
+    for name in ("layers/layers.png", "attention/encoder.png", "attention/attention.html"):
+        if (root / name).exists():
+            shutil.copyfile(root / name, folder / Path(name).name)
 
 
 def values_of(cell: Cell) -> list[float]:

@@ -30,7 +30,7 @@ canvas { display: block; width: 84px; height: 84px; image-rendering: pixelated; 
 </style>
 <h1>@title@</h1>
 <p>Each line leads from a token to one that it looks at: the stronger, the larger the weight; a colour is a head.
-Point at a token to see its own lines, click to hold it.</p>
+Lines of less than twice an even share are left out. Point at a token to see all of its own, click to hold it.</p>
 <nav id=views></nav><nav id=layers></nav><nav id=heads></nav>
 <p id=said>&nbsp;</p>
 <svg id=lines></svg>
@@ -102,9 +102,10 @@ function drawLines() {
     label.onmouseenter = () => { if (!held && !same) { token = [side, n]; draw(); } };
     label.onclick = () => { held = !(held && same); token = [side, n]; draw(); };
   }));
+  const faintest = token ? FAINTEST : Math.max(FAINTEST, 2 / view.keys.length);
   for (const h of shown) for (let i = 0; i < view.queries.length; i++) for (let j = 0; j < view.keys.length; j++) {
     const w = weight(layer, h, i, j), middle = (LEFT + RIGHT) / 2;
-    if (w < FAINTEST || token && token[1] !== (token[0] ? j : i)) continue;
+    if (w < faintest || token && token[1] !== (token[0] ? j : i)) continue;
     const path = `M${LEFT} ${y(i)} C${middle} ${y(i)} ${middle} ${y(j)} ${RIGHT} ${y(j)}`;
     element(svg, "path", {d: path, stroke: colour(h), "stroke-opacity": w.toFixed(3)});
   }
