@@ -142,9 +142,12 @@ class Gpt(nn.Module):
 def empty_cache(cfg: AttentionConfig, batch: int, length: int) -> dict[str, Any]:
     """Room for `length` tokens a row: keys and values [N, B, S, H, K], segment ids [B, S], and how many are filled."""
     shape = (cfg.num_hidden_layers, batch, length, cfg.num_attention_heads, cfg.head_size)
-    states = constrain(jnp.zeros(shape, cfg.dtype), None, BATCH_AXES, None, "tensor", None)
+
+    def states() -> Array:  # arrays of their own, since a step may take over their memory
+        return constrain(jnp.zeros(shape, cfg.dtype), None, BATCH_AXES, None, "tensor", None)
+
     return {
-        "layers": {"key": states, "value": states},
+        "layers": {"key": states(), "value": states()},
         "segment_ids": jnp.zeros((batch, length), jnp.int32),
         "length": jnp.zeros((), jnp.int32),
     }
