@@ -37,7 +37,6 @@ from lmjax.tasks.task import FilesConfig
 from lmjax.train.optim import OptimConfig, make_optimizer, make_schedule
 from lmjax.train.step import make_train_step
 from lmjax.types import TrainState
-from tests.models.tiny import QUICKLY
 
 GOLDEN = Path(__file__).parent / "golden"
 PEER = GOLDEN / "make_finetuning.py"
@@ -142,7 +141,7 @@ def our_losses(case: str, found: Arrays) -> np.ndarray:
         task.objective, tx, make_schedule(recipe, steps), "steps",
     )  # fmt: skip
     step, state = (
-        jax.jit(train, compiler_options=QUICKLY),
+        jax.jit(train),
         TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), jax.random.key(0)),
     )
     losses = []

@@ -22,7 +22,7 @@ from lmjax.train.checkpoint import find, read_arrays
 from lmjax.train.loop import is_over, train
 from lmjax.verify import fingerprint
 from tests.end_to_end import tiny
-from tests.tiny_runs import train_quickly
+from tests.tiny_runs import on_one_device
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_a_run_that_was_stopped_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """And both are models with the task's layer, which transformers' classes have too."""
-    train_quickly(monkeypatch)
+    on_one_device(monkeypatch)
     lines = [line for line in Path(recipe.task.folder, "text0.txt").read_text().split("\n") if line]  # type: ignore[attr-defined]
     cfg = replace(recipe, task=kind(tmp_path, lines), stores=str(tmp_path / "stores"))
     run = resolve(cfg)

@@ -25,7 +25,7 @@ from lmjax.tasks.translation import TranslationConfig
 from lmjax.train import assemble
 from lmjax.train.checkpoint import Checkpoints
 from lmjax.types import TrainState
-from tests.models.tiny import CONVERTIBLE, QUICKLY, RECURRENT, SHAPES, noisy
+from tests.models.tiny import CONVERTIBLE, RECURRENT, SHAPES, noisy
 
 SENTENCES = [
     "The dog barked at the old postman, and the postman ran away.",
@@ -79,18 +79,8 @@ def _write(directory: Path, model: ModelConfig, task: Any, tokenizer: Tokenizer)
     return cfg
 
 
-class _QuickJax:
-    """jax, whose programs are compiled quickly."""
-
-    jit = staticmethod(partial(jax.jit, compiler_options=QUICKLY))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(jax, name)
-
-
-def train_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of this test are compiled quickly, for one device, whose speed is not measured."""
-    monkeypatch.setattr(assemble, "jax", _QuickJax())
+def on_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this test take one device, whose speed is not measured."""
     monkeypatch.setattr(assemble, "make_mesh", partial(make_mesh, devices=jax.devices()[:1]))
     monkeypatch.setattr("lmjax.train.loop.peak_flops", lambda dtype: (1e9, "not measured"))
 

@@ -30,15 +30,15 @@ SHAPE: dict[str, Any] = {
     "vocab_size": WORDS,
     "hidden_size": 128,
     "num_hidden_layers": 4,
-    "num_attention_heads": 4,
+    "num_attention_heads": 2,
     "intermediate_size": 512,
 }
-LIMITS = {"squad2": 1000}  # examples to train on,
+LIMITS = {"squad2": 1500}  # examples to train on,
 LIMIT = 2000  # of the other tasks
 # Of rows, in tokens: no more than 4 in 100 texts are longer and cut. (A long sentence of words goes on in a next row.)
 LENGTHS = {"sst2": 64, "mrpc": 96, "cola": 48, "stsb": 80, "conll2003": 64, "squad2": 256, "msra_ner": 104}
 OPTIM = OptimConfig(peak_lr=3e-4)
-MASKED, CAUSAL = (300, 525, 600, 1050), (300, 600)  # steps after which they are fine-tuned
+MASKED, CAUSAL = (1200, 2100, 2400, 4200), (1200, 2400)  # steps after which they are fine-tuned
 COMPARED = ("sst2", "stsb")  # by which masked and causal models are compared
 
 
@@ -62,7 +62,7 @@ def english(root: Path) -> WeightedData:
     return WeightedData(DataConfig(f"{root}/stores/english", text, words, sentences="split"))
 
 
-def pretrained_bert(root: Path, steps: int = 3200) -> RunConfig:
+def pretrained_bert(root: Path, steps: int = 12_000) -> RunConfig:
     """Masked words and next sentences; the last tenth of the steps on rows of 256 tokens, as many tokens a step."""
     cfg = bert.config()
     return replace(
@@ -72,24 +72,26 @@ def pretrained_bert(root: Path, steps: int = 3200) -> RunConfig:
         task=MlmConfig(duplicates=1, masking=MaskingConfig(max_predictions=0)),
         data=(english(root),),
         stages=(Stage(steps * 9 // 10, 16, 128), Stage(steps, 8, 256)),
-        optim=OptimConfig(peak_lr=1e-3, warmup=steps // 10),
-        evaluation=EvalConfig(every=steps // 4, rows=256),
-        checkpoint=CheckpointConfig(every=steps // 8, keep=1),
+        optim=OptimConfig(peak_lr=1.5e-3, warmup=steps // 10),
+        evaluation=EvalConfig(every=steps // 6, rows=256),
+        checkpoint=CheckpointConfig(every=steps // 12, keep=1),
     )
 
 
 def masked(root: Path) -> RunConfig:
     """Masked words alone, on the same rows. The rate stays, so that a checkpoint is what a shorter run gives."""
     cfg = pretrained_bert(root)
+    model: Any = cfg.model
+    task: Any = cfg.task
     return replace(
         cfg,
         directory=f"{root}/masked",
-        model=replace(cfg.model, max_position_embeddings=128),  # type: ignore[call-arg]
-        task=replace(cfg.task, next_sentence=False),  # type: ignore[call-arg]
+        model=replace(model, max_position_embeddings=128),
+        task=replace(task, next_sentence=False),
         stages=(Stage(MASKED[-1], 16, 128),),
         optim=OptimConfig(peak_lr=1e-3, warmup=200, decay="constant"),
         evaluation=EvalConfig(every=MASKED[-1] // 2, rows=256),
-        checkpoint=CheckpointConfig(every=75, keep=MASKED[-1] // 75),
+        checkpoint=CheckpointConfig(every=300, keep=MASKED[-1] // 300),
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from lmjax.models import bert
 from lmjax.models.architecture import init_params, model_inputs
-from tests.models.tiny import QUICKLY, VOCAB, forward, noisy, random_batch, tiny
+from tests.models.tiny import VOCAB, forward, noisy, random_batch, tiny
 
 pytestmark = pytest.mark.core
 
@@ -57,7 +57,7 @@ def test_heads_give_what_they_say(heads, more):
 
 def test_initialiser_is_the_originals_truncated_normal():
     """TensorFlow's truncated_normal_initializer(0.02): cut at two standard deviations, which leaves 0.88 of 0.02."""
-    init = jax.jit(lambda key: init_params(bert.ARCHITECTURE, CFG, (), key), compiler_options=QUICKLY)
+    init = jax.jit(lambda key: init_params(bert.ARCHITECTURE, CFG, (), key))
     params = init(jax.random.key(0, impl="rbg"))
     for values in (params["word_embeddings"]["embedding"][:VOCAB], params["layers"]["mlp"]["up"]["kernel"]):
         assert np.abs(values).max() <= 0.04

@@ -19,14 +19,14 @@ from lmjax.models import elmo, weights
 from lmjax.models.architecture import abstract_params
 from lmjax.models.mix import LayerMix
 from tests.models.test_parity import GOLDEN, part
-from tests.models.tiny import QUICKLY, RECIPES, applier, forward, noisy, tiny
+from tests.models.tiny import RECIPES, applier, forward, noisy, tiny
 
 pytestmark = pytest.mark.core
 
 HEADS, OBJECTIVE = RECIPES["elmo"]
 
 
-@partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
+@partial(jax.jit, static_argnums=0)
 def run(cfg, params, **inputs):
     return elmo.Elmo(cfg, ()).apply({"params": params}, **inputs, collect=True)
 
@@ -82,7 +82,7 @@ def test_loss_gradients_and_carry_are_those_of_the_loop(record):
     assert (np.abs(record["after/cell"]) == cfg.cell_clip).any()
     assert (np.abs(record["after/output"]) == cfg.projection_clip).any()
 
-    @partial(jax.jit, compiler_options=QUICKLY)
+    @jax.jit
     @partial(jax.value_and_grad, has_aux=True)
     def loss(params):
         outputs = applier(cfg, HEADS)(params, batch, None)

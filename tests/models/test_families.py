@@ -16,7 +16,6 @@ from tests.models.tiny import (
     CAUSAL,
     CONVERTIBLE,
     FAMILIES,
-    QUICKLY,
     RECIPES,
     RECURRENT,
     VOCAB,
@@ -167,7 +166,7 @@ def _loss_and_gradients(family, **changes):
         return objective.loss(objective.terms(apply(params, batch, key), batch))
 
     arguments = noisy(cfg, heads), jax.random.key(0, impl="rbg")
-    program = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile(QUICKLY)
+    program = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile()
     return *program(*arguments), program.memory_analysis().temp_size_in_bytes
 
 

@@ -11,7 +11,7 @@ from lmjax.errors import UserError
 from lmjax.models import MODELS
 from lmjax.models.features import BiLstm, FeatureConfig, check_features
 from lmjax.models.wrapped import Wrapped, init_wrapped, wrap
-from tests.models.tiny import QUICKLY, VOCAB, forward, noisy, tiny
+from tests.models.tiny import VOCAB, forward, noisy, tiny
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -87,7 +87,7 @@ def test_layers_are_combined_and_get_no_gradient(family: str) -> None:
             name: module.apply({"params": backbone | params.get(name, {})}, batch) for name, module in modules.items()
         }
 
-    found = jax.jit(outputs, compiler_options=QUICKLY)(jax.tree.map(np.float32, params))
+    found = jax.jit(outputs)(jax.tree.map(np.float32, params))
     for name, one in found.items():
         np.testing.assert_allclose(one["hidden"], wanted[name], atol=2e-5)
         text = wanted[name][1, :5]
@@ -96,7 +96,7 @@ def test_layers_are_combined_and_get_no_gradient(family: str) -> None:
     def total(params: Any) -> jax.Array:
         return jnp.sum(jnp.square(modules["mix"].apply({"params": params}, batch)["vector"]))  # type: ignore[index]
 
-    grads = jax.jit(jax.grad(total), compiler_options=QUICKLY)(backbone | jax.tree.map(np.float32, params["mix"]))
+    grads = jax.jit(jax.grad(total))(backbone | jax.tree.map(np.float32, params["mix"]))
     assert all(not np.any(leaf) for name in backbone for leaf in jax.tree.leaves(grads[name]))
     assert np.all(grads["mix"]["weight"] != 0)
 

@@ -1,8 +1,6 @@
 """What only decoders have: the decoding cache, GPT-2's scaled residual projections, GPT-3's bands, dropout that differs
 from layer to layer."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 from lmjax.errors import UserError
 from lmjax.models import gpt
 from lmjax.models.architecture import init_params
-from tests.models.tiny import QUICKLY, VOCAB, forward, noisy, tiny
+from tests.models.tiny import VOCAB, forward, noisy, tiny
 
 pytestmark = pytest.mark.core
 
@@ -61,7 +59,7 @@ def test_an_empty_cache_is_of_the_compute_dtype():
 
 def test_initialiser():
     """0.02; residual projections 0.02 / sqrt(2 N), positions 0.01."""
-    init = jax.jit(lambda key: init_params(gpt.ARCHITECTURE, CFG, HEADS, key), compiler_options=QUICKLY)
+    init = jax.jit(lambda key: init_params(gpt.ARCHITECTURE, CFG, HEADS, key))
     params = init(jax.random.key(0, impl="rbg"))
     layers = params["layers"]
     wanted = {
@@ -84,7 +82,7 @@ def test_each_layer_and_each_key_drops_its_own():
     params["layers"]["mlp"]["down"]["bias"] += 1
     module, tokens = gpt.Gpt(cfg, ()), np.zeros((2, 8), np.int32)
 
-    @partial(jax.jit, compiler_options=QUICKLY)
+    @jax.jit
     def masks(key):
         outputs = module.apply({"params": params}, tokens, train=True, collect=True, rngs={"dropout": key})
         return jnp.diff(outputs["hidden_states"], axis=0)
@@ -132,7 +130,7 @@ def test_parameters_of_gpt3_start_as_those_of_gpt2():
     key = jax.random.key(0, impl="rbg")
 
     def init(family):
-        draw = jax.jit(lambda: init_params(gpt.ARCHITECTURE, tiny(family), HEADS, key), compiler_options=QUICKLY)
+        draw = jax.jit(lambda: init_params(gpt.ARCHITECTURE, tiny(family), HEADS, key))
         return draw()
 
     jax.tree.map(np.testing.assert_array_equal, init("gpt2"), init("gpt3"))
@@ -144,7 +142,7 @@ def test_each_layer_of_a_period_drops_its_own():
     params["layers"]["mlp"]["down"]["bias"] += 1
     module, tokens = gpt.Gpt(cfg, ()), np.zeros((2, 8), np.int32)
 
-    @partial(jax.jit, compiler_options=QUICKLY)
+    @jax.jit
     def hidden_states():
         rngs = {"dropout": jax.random.key(0)}
         return module.apply({"params": params}, tokens, train=True, collect=True, rngs=rngs)["hidden_states"]

@@ -1,7 +1,6 @@
 """What only GPT-1 has: the details in which OpenAI's code and Hugging Face's differ, and one spread for all weights."""
 
 import json
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import lmjax
 from lmjax.errors import UserError
 from lmjax.models import gpt, gpt1
 from lmjax.models.architecture import init_params
-from tests.models.tiny import QUICKLY, VOCAB, applier, forward, noisy, tiny
+from tests.models.tiny import VOCAB, applier, forward, noisy, tiny
 
 pytestmark = pytest.mark.core
 
@@ -28,7 +27,7 @@ def _embedded(dropout_of, tokens):
     params["positions"]["position"]["embedding"] += 10
     module = gpt1.Gpt1(cfg, HEADS)
 
-    @partial(jax.jit, compiler_options=QUICKLY)
+    @jax.jit
     def run():
         return module.apply({"params": params}, tokens, train=True, collect=True, rngs={"dropout": jax.random.key(0)})
 
@@ -62,7 +61,7 @@ def test_the_softmax_over_positions_too():
     np.testing.assert_allclose(whole["logits"][..., :VOCAB], plain["logits"], atol=1e-5)
     of_positions = np.asarray(whole["hidden"]) @ params["positions"]["position"]["embedding"].T
     np.testing.assert_allclose(whole["logits"][..., VOCAB:], of_positions, atol=1e-4)
-    apply = jax.jit(applier(both, HEADS), compiler_options=QUICKLY)
+    apply = jax.jit(applier(both, HEADS))
     statistics = apply(params, {"tokens": tokens}, None)["logits"].statistics(jnp.asarray(tokens))
     np.testing.assert_allclose(statistics.log_normalizer, jax.nn.logsumexp(whole["logits"], axis=-1), rtol=1e-5)
     cached = forward(both, HEADS)(params, tokens=tokens, cache=gpt.empty_cache(both, 1, 8))
@@ -71,7 +70,7 @@ def test_the_softmax_over_positions_too():
 
 
 def test_every_weight_starts_alike():
-    init = jax.jit(lambda key: init_params(gpt1.ARCHITECTURE, tiny("openai-gpt"), HEADS, key), compiler_options=QUICKLY)
+    init = jax.jit(lambda key: init_params(gpt1.ARCHITECTURE, tiny("openai-gpt"), HEADS, key))
     params = init(jax.random.key(0, impl="rbg"))
     words, positions = params["word_embeddings"]["embedding"][:VOCAB], params["positions"]["position"]["embedding"]
     layers = params["layers"]

@@ -7,7 +7,7 @@ import pytest
 from lmjax.interop import LanguageModel
 from lmjax.models import roberta
 from lmjax.models.architecture import init_params
-from tests.models.tiny import QUICKLY, VOCAB, forward, noisy, tiny
+from tests.models.tiny import VOCAB, forward, noisy, tiny
 from tests.tiny_runs import tiny_tokenizer
 
 pytestmark = pytest.mark.core
@@ -46,7 +46,7 @@ def test_the_first_position_reads_row_2_and_padding_row_1():
 
 
 def test_initialiser_is_an_untruncated_normal_with_empty_rows_for_padding():
-    init = jax.jit(lambda key: init_params(roberta.ARCHITECTURE, CFG, (), key), compiler_options=QUICKLY)
+    init = jax.jit(lambda key: init_params(roberta.ARCHITECTURE, CFG, (), key))
     params = init(jax.random.key(0, impl="rbg"))
     tables = params["word_embeddings"], params["positions"]["position"]
     words, positions = (np.asarray(table["embedding"]) for table in tables)

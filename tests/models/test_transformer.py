@@ -10,7 +10,7 @@ import pytest
 from lmjax.errors import UserError
 from lmjax.models import transformer
 from lmjax.models.architecture import init_params, num_params
-from tests.models.tiny import CONVERTIBLE, QUICKLY, VOCAB, forward, noisy, tiny
+from tests.models.tiny import CONVERTIBLE, VOCAB, forward, noisy, tiny
 
 pytestmark = pytest.mark.core
 
@@ -74,9 +74,7 @@ def test_pre_ln_adds_a_norm_after_each_stack():
 def test_initialiser():
     """Glorot uniform kernels; words N(0, 1/D)."""
     cfg = tiny("marian", hidden_size=64)
-    params = jax.jit(lambda key: init_params(transformer.ARCHITECTURE, cfg, HEADS, key), compiler_options=QUICKLY)(
-        jax.random.key(0, impl="rbg")
-    )
+    params = jax.jit(lambda key: init_params(transformer.ARCHITECTURE, cfg, HEADS, key))(jax.random.key(0, impl="rbg"))
     layers = params["decoder"]["layers"]
     shapes = [("attention", "query", 64, 64), ("cross_attention", "out", 64, 64), ("mlp", "up", 64, 64)]
     for part, name, read, written in shapes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import jax
@@ -16,10 +16,6 @@ from lmjax.objectives import Objective
 from lmjax.ops.vocabulary import VocabLogits
 
 VOCAB = 120  # the tables have 128 rows
-# Compiles models in a quarter of the time; the same operations.
-QUICKLY: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 12):  # later ones know no other emitters
-    QUICKLY["xla_cpu_use_fusion_emitters"] = False
 RECIPES: dict[str, tuple[tuple[str, ...], Objective]] = {  # family: heads and objective of its pretraining
     "bert": (("mlm", "nsp"), objectives.mlm(next_sentence=True)),
     "gpt2": (("clm",), objectives.clm()),
@@ -88,7 +84,7 @@ def forward(cfg: ModelConfig, heads: tuple[str, ...], collect: bool = False) -> 
     architecture = architecture_of(cfg)
     module = architecture.build(cfg, heads)
 
-    @partial(jax.jit, compiler_options=QUICKLY)
+    @jax.jit
     def run(params: Any, **inputs: Any) -> dict[str, Any]:
         outputs = module.apply({"params": params}, **model_inputs(architecture, inputs), collect=collect)
         return {k: v.dense() if isinstance(v, VocabLogits) else v for k, v in outputs.items()}

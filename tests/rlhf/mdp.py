@@ -9,7 +9,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from lmjax.rlhf.rollout import RolloutConfig, answered
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.log import LogConfig
 from lmjax.train.optim import OptimConfig
-from tests.models.tiny import QUICKLY, noisy, tiny
+from tests.models.tiny import noisy, tiny
 
 WORDS = ("</s>", "[UNK]", "ba", "be", "bi", "bo")
 EOS, PAD, TOKENS, STEPS, BETA, TEMPERATURE = 0, 1, len(WORDS), 5, 0.2, 0.7
@@ -50,14 +50,6 @@ def on_devices(count: int) -> Iterator[None]:
     found = jax.devices()[:count]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda: found)
-        yield
-
-
-@contextlib.contextmanager
-def quickly() -> Iterator[None]:
-    """What is jitted within compiles in a fraction of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", partial(jax.jit, compiler_options=QUICKLY))
         yield
 
 
@@ -119,7 +111,7 @@ def _listed() -> tuple[np.ndarray, Callable[..., jax.Array]]:
         MODEL, None, {k: jax.ShapeDtypeStruct((1, *v.shape[1:]), v.dtype) for k, v in rows.items()}
     )
 
-    @partial(jax.jit, compiler_options=QUICKLY)
+    @jax.jit
     def run(params: Any) -> jax.Array:
         own = {name: part for name, part in params.items() if name != "value"}
         return jnp.sum(networks.log_probs(own, rows, TEMPERATURE) * rows["loss_weights"], axis=1)

@@ -39,7 +39,7 @@ def world(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True, scope="module")
 def one_device():
     """What the count of devices changes is tested elsewhere."""
-    with mdp.on_devices(1), mdp.quickly():
+    with mdp.on_devices(1):
         yield
 
 

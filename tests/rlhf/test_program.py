@@ -16,7 +16,7 @@ from lmjax.rlhf.program import Program, assemble_ppo, minibatches
 from lmjax.rlhf.rollout import RolloutConfig, answered, as_text, drawn_prompts, prompt_rows, roll_out
 from lmjax.train.optim import OptimConfig
 from tests.models.tiny import VOCAB, forward, noisy, tiny
-from tests.rlhf.mdp import assert_same, on_devices, quickly
+from tests.rlhf.mdp import assert_same, on_devices
 
 # All sorts of dropout, which PPO must not apply.
 MODEL = tiny("gpt2", hidden_dropout=0.3, attention_dropout=0.3, embedding_dropout=0.3)
@@ -40,7 +40,7 @@ CFG = PpoConfig(
 
 @cache
 def program(cfg: PpoConfig = CFG, devices: int = 1) -> Program:
-    with on_devices(devices), quickly():
+    with on_devices(devices):
         return assemble_ppo(cfg, MODEL, None, EOS, PAD)
 
 

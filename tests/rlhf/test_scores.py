@@ -14,7 +14,7 @@ import pytest
 from lmjax.errors import UserError
 from lmjax.models.weights import flatten
 from lmjax.rlhf.scores import abstract_reward_params, load_reward_model, reward_function, rewards_function
-from tests.models.tiny import QUICKLY, VOCAB, tiny
+from tests.models.tiny import VOCAB, tiny
 from tests.tiny_runs import write_run
 
 
@@ -27,8 +27,8 @@ def params() -> Any:
 
 def test_the_score_is_the_reward_at_the_last_token(params: Any) -> None:
     cfg = tiny("gpt2")
-    score = jax.jit(reward_function(cfg), compiler_options=QUICKLY)
-    rewards = jax.jit(rewards_function(cfg), compiler_options=QUICKLY)
+    score = jax.jit(reward_function(cfg))
+    rewards = jax.jit(rewards_function(cfg))
     tokens = np.random.default_rng(1).integers(0, VOCAB, (3, 12)).astype(np.int32)
     last = np.array([11, 4, 0], np.int32)
     found = score(params, tokens, last)
@@ -41,7 +41,7 @@ def test_the_score_is_the_reward_at_the_last_token(params: Any) -> None:
 def test_padding_on_the_left_changes_nothing(params: Any) -> None:
     """As rollouts have it: prompts stand flush right."""
     cfg = tiny("gpt2")
-    score = jax.jit(reward_function(cfg), compiler_options=QUICKLY)
+    score = jax.jit(reward_function(cfg))
     tokens = np.random.default_rng(1).integers(0, VOCAB, (3, 12)).astype(np.int32)
     plain = score(params, tokens[:, :8], np.full(3, 7, np.int32))
     shifted = np.roll(tokens, 4, 1)

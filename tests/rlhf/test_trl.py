@@ -20,7 +20,7 @@ from lmjax.rlhf.networks import NETWORK
 from lmjax.rlhf.program import assemble_ppo
 from lmjax.rlhf.rollout import RolloutConfig, answered
 from lmjax.train.optim import OptimConfig
-from tests.rlhf.mdp import assert_same, on_devices, quickly
+from tests.rlhf.mdp import assert_same, on_devices
 
 RECORD = Path(__file__).parents[1] / "golden" / "ppo.npz"
 EOS, PAD = 60, 59
@@ -72,7 +72,7 @@ def found() -> Any:
         optim=OptimConfig(peak_lr=recipe["learning_rate"], eps=1e-8, weight_decay=0.0, clip_norm=0.0),
         mesh=MeshConfig(data=1),
     )
-    with on_devices(1), quickly():
+    with on_devices(1):
         program = assemble_ppo(cfg, model, model, EOS, PAD)
     params = {**network(trl, "weights/policy", model), NETWORK: network(trl, "weights/value", model)}
     prompts, new = np.split(trl["query_responses"].astype(np.int32), [length - answer], axis=1)

@@ -30,7 +30,7 @@ from lmjax.rlhf.scores import load_reward_model
 from lmjax.tasks import make_task
 from lmjax.tasks.preferences import pair_figures
 from lmjax.tasks.reward import RewardConfig, encode, terms
-from tests.models.tiny import QUICKLY, VOCAB
+from tests.models.tiny import VOCAB
 from tests.tasks.tiny_task import batch_of, model_of
 from tests.tiny_runs import SENTENCES, tiny_tokenizer
 
@@ -92,7 +92,7 @@ def test_the_head_begins_as_in_the_papers_code() -> None:
     cfg = GptConfig(vocab_size=8, hidden_size=1024, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     task = make_task(RewardConfig(data="rankings"))
     module = wrap(ARCHITECTURE, cfg, (), task.supervised.read)  # type: ignore[union-attr]
-    draw = jax.jit(partial(init_wrapped, module, task.features(1, 2, None)), compiler_options=QUICKLY)
+    draw = jax.jit(partial(init_wrapped, module, task.features(1, 2, None)))
     head = draw(jax.random.key(0))["reward"]
     assert float(jnp.std(head["kernel"])) == pytest.approx(1025**-0.5, rel=0.1)
     assert not head["bias"].any()
@@ -232,7 +232,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray,
     tokenizer = make_tokenizer(TokenizerConfig("byte_bpe", 320), [" ".join(WORDS)] * 3)
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     model = GptConfig(vocab_size=tokenizer.vocab_size, max_position_embeddings=48, **shape)
-    draw = jax.jit(partial(init_params, ARCHITECTURE, model, ("clm",)), compiler_options=QUICKLY)
+    draw = jax.jit(partial(init_params, ARCHITECTURE, model, ("clm",)))
     LanguageModel(model, ("clm",), draw(jax.random.key(0)), tokenizer).save_hf(root / "initial")
     (root / "config.py").write_text(CONFIG.format(root=root))
     command = [sys.executable, str(ROOT / "run_finetune.py"), str(root / "config.py")]

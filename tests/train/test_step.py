@@ -14,7 +14,7 @@ from lmjax.parallel import MeshConfig, global_batch, like_params, make_mesh, sha
 from lmjax.train.optim import OptimConfig, make_optimizer
 from lmjax.train.step import make_eval_step, make_train_step
 from lmjax.types import Mean, TrainState
-from tests.models.tiny import FAMILIES, QUICKLY, RECIPES, applier, noisy, random_batch, tiny
+from tests.models.tiny import FAMILIES, RECIPES, applier, noisy, random_batch, tiny
 
 pytestmark = pytest.mark.core
 
@@ -51,7 +51,7 @@ def test_four_micro_batches_give_the_gradient_of_one(family):
     uneven = _cut(batch, 4)["loss_weights"].sum((1, 2))
     assert uneven.max() > 3 * uneven.min()
     step = make_train_step(lambda p, b, key: apply(p, b, None), objective, RECORDER, lambda _: 1.0, "steps")
-    step = jax.jit(step, compiler_options=QUICKLY)
+    step = jax.jit(step)
     states, metrics = zip(*(step(_state(params), _cut(batch, a)) for a in (4, 1)), strict=True)
     four, one = (s.opt_state for s in states)
     assert optax.tree.norm(jax.tree.map(jnp.subtract, four, one)) < 1e-6 * optax.tree.norm(one)
@@ -226,13 +226,13 @@ def _losses(family, sizes):
     state = _state(noisy(cfg, heads), tx, impl="threefry2x32")  # the generator whose draws no mesh changes
     batches = [_cut(random_batch(family, 16, 16), 2)] * 5
     if sizes is None:
-        return _train(jax.jit(step, donate_argnums=0, compiler_options=QUICKLY), state, batches)
+        return _train(jax.jit(step, donate_argnums=0), state, batches)
     mesh = make_mesh(MeshConfig(*sizes))
     params = shardings(FAMILIES[family].sharding, state.params, mesh)
     where = jax.tree.map(lambda _: NamedSharding(mesh, P()), state)
     where = where.replace(params=params, opt_state=like_params(state.opt_state, state.params, params, mesh))
     with jax.set_mesh(mesh):
-        compiled = jax.jit(step, donate_argnums=0, out_shardings=(where, None), compiler_options=QUICKLY)
+        compiled = jax.jit(step, donate_argnums=0, out_shardings=(where, None))
         return _train(compiled, jax.device_put(state, where), [global_batch(b, mesh) for b in batches])
 
 

@@ -16,7 +16,7 @@ from lmjax.models.task_layers import TaskLayer
 from lmjax.models.weights import flatten
 from lmjax.train.warm_start import warm_started
 from lmjax.types import TrainState
-from tests.models.tiny import QUICKLY, noisy, tiny
+from tests.models.tiny import noisy, tiny
 
 ROBERTA = MODELS["roberta"]
 
@@ -31,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fresh(**changes: object) -> TrainState:
     draw = partial(init_params, ROBERTA, tiny("roberta", **changes), ("pooler",))
-    params = jax.jit(draw, compiler_options=QUICKLY)(jax.random.key(1))
+    params = jax.jit(draw)(jax.random.key(1))
     return TrainState(jnp.zeros((), jnp.int32), params, {}, jax.random.key(0))
 
 
