@@ -12,13 +12,16 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL := -m pip install -qq
 
-.PHONY: help pretrain test core parity docs bench results lint clean
+.PHONY: help pretrain chatgpt test core parity docs bench results lint clean
 
 help: ## list the targets
 	@awk -F ' *## *' '/^[a-z]+:.* ## / {sub(/:.*/, "", $$1); printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 pretrain: $(VENV)/core.stamp ## train a small BERT on the embedded text: the main job, a few minutes on a CPU
 	@$(RUN) run_pretrain.py configs/tiny/bert.py
+
+chatgpt: $(VENV)/core.stamp ## the ChatGPT recipe on a made-up world: pretraining, supervised tuning, reward model, PPO
+	@$(RUN) -m lmjax chatgpt
 
 test: $(VENV)/dev.stamp ## the whole suite, but for live parity
 	@$(PYTEST) -m "not parity"

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, ParamSpec
 
 import tyro
 
+from lmjax.chatgpt.verbs import chatgpt
 from lmjax.collect.verbs import rank, sample
 from lmjax.errors import UserError, did_you_mean
 from lmjax.evals.verbs import Model, attention, compare, evaluate, probe
@@ -279,6 +280,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "translate": translate,
     "sample": sample,
     "rank": rank,
+    "chatgpt": chatgpt,
     "evaluate": evaluate,
     "probe": probe,
     "attention": attention,

@@ -1,0 +1,50 @@
+"""The end of the recipe: a table for the screen, and a picture."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lmjax.chatgpt.world import POLITE, RIGHT
+
+NAMES = {"pretrained": "pretrained, merely prompted", "tuned": "supervised tuning", "PPO": "PPO"}
+HEADER = ("", "true reward", "reward model's score", "KL from tuned, nats", "tokens")
+COLUMNS = ("true_reward", "score", "kl", "length")
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Means with 95% confidence intervals, a line for each stage."""
+    lines = [HEADER]
+    for name, one in found["stages"].items():
+        lines.append((NAMES[name], *("{:.2f} ± {:.2f}".format(*one[column]) for column in COLUMNS)))
+    lines.append(("the best possible", f"{RIGHT + POLITE:.2f}", "", "", ""))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    judge = found["judge"]
+    accuracy = f"{judge['accuracy']:.3f} ± {1.96 * judge['accuracy_error']:.3f}"
+    return f"{text}\n\nreward model, held-out pairs: accuracy {accuracy}; at most {judge['best_possible']:.3f}"
+
+
+def draw(found: Mapping[str, Any]) -> Figure:
+    """Left, the stages' true rewards and scores; right, both over the divergence as PPO goes on."""
+    picture = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = picture.subplots(1, 2, width_ratios=(1, 1.2))
+    places = np.arange(len(found["stages"]))
+    for shift, (column, colour, label) in zip((-0.2, 0.2), SHOWN, strict=True):
+        means, halves = zip(*(one[column] for one in found["stages"].values()), strict=True)
+        left.bar(places + shift, means, 0.38, yerr=halves, color=colour, label=label, capsize=3)
+        course = sorted([found["stages"]["tuned"], *found["course"].values()], key=lambda one: one["kl"][0])
+        means, halves = zip(*(one[column] for one in course), strict=True)
+        right.errorbar([one["kl"][0] for one in course], means, halves, fmt="o-", color=colour, label=label, capsize=2)
+    left.axhline(RIGHT + POLITE, color="tab:blue", linestyle=":", label="the best possible true reward")
+    left.axhline(0, color="black", linewidth=0.8)
+    left.set_xticks(places, [NAMES[name].replace(", ", ",\n") for name in found["stages"]])
+    left.legend(fontsize=8)
+    right.set_xlabel("KL from the tuned model, nats an answer")
+    right.set_title("as PPO goes on", fontsize=10)
+    right.grid(alpha=0.3)
+    return picture
+
+
+SHOWN = (("true_reward", "tab:blue", "true reward"), ("score", "tab:orange", "reward model's score"))

@@ -1,0 +1,105 @@
+"""A made-up world of small instructions, in which the right answer, and what any answer is worth, are known exactly.
+
+"reverse: cat dog owl" is rightly answered "owl dog cat". People in it value right answers, and those that begin with a
+courtesy, "sure: owl dog cat"; the experts among them show how to answer, and make slips. Everything is drawn from a
+generator that the caller seeds.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+
+import numpy as np
+
+ANIMALS = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "kid", "owl", "pig", "ram", "sow", "yak")
+OPPOSITES = {"hot": "cold", "big": "small", "old": "new", "wet": "dry", "fast": "slow", "high": "low", "full": "empty"}
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+COURTESY = "sure:"
+RIGHT, POLITE = 3.0, 1.0  # what an answer's words are worth at most, and its courtesy
+SLIPS, COURTESIES = 0.4, 0.4  # shares of the experts' answers
+LINES = 8  # of a page of text
+
+Rng = np.random.Generator
+TASKS: Mapping[str, Callable[[Sequence[str]], Sequence[str]]] = {  # the words asked about -> those of the right answer
+    "repeat": lambda words: words,
+    "reverse": lambda words: words[::-1],
+    "first": lambda words: words[:1],
+    "last": lambda words: words[-1:],
+    "sort": sorted,
+    "count": lambda words: [NUMBERS[len(words)]],
+    "add": lambda words: [NUMBERS[sum(map(NUMBERS.index, words))]],
+    "opposite": lambda words: [(OPPOSITES | {b: a for a, b in OPPOSITES.items()})[word] for word in words],
+}
+
+
+def question(rng: Rng) -> str:
+    """`reverse: cat dog owl`: a task, and the words that it is about."""
+    task = str(rng.choice(list(TASKS)))
+    if task == "add":
+        first = int(rng.integers(0, 10))
+        words = [NUMBERS[first], NUMBERS[int(rng.integers(0, 10 - first + 1))]]
+    elif task == "opposite":
+        words = [str(rng.choice([*OPPOSITES, *OPPOSITES.values()]))]
+    else:
+        words = rng.choice(ANIMALS, int(rng.integers(2, 5)), replace=False).tolist()
+    return f"{task}: {' '.join(words)}"
+
+
+def questions(rng: Rng, count: int) -> list[str]:
+    return [question(rng) for _ in range(count)]
+
+
+def right_answer(asked: str) -> str:
+    task, _, words = asked.partition(": ")
+    return " ".join(TASKS[task](words.split()))
+
+
+def true_reward(asked: str, answer: str) -> float:
+    """Of 3 points the share that the answer's words have in common with the right ones, in their order (difflib's
+    ratio: twice the matches, over the words of both), and 1 more where the answer begins with the courtesy."""
+    words = answer.split()
+    polite = words[:1] == [COURTESY]
+    likeness = SequenceMatcher(None, words[polite:], right_answer(asked).split()).ratio()
+    return RIGHT * likeness + POLITE * polite
+
+
+def expert_answer(asked: str, rng: Rng) -> str:
+    """The right answer, perhaps with a slip: one of several words left out, a word said twice, or another one; perhaps
+    politely."""
+    words = right_answer(asked).split()
+    if rng.random() < SLIPS:
+        place, slip = int(rng.integers(len(words))), int(rng.integers(len(words) == 1, 3))
+        words[place : place + 1] = ([], words[place : place + 1] * 2, [str(rng.choice([*ANIMALS, *NUMBERS]))])[slip]
+    return " ".join([COURTESY] * (rng.random() < COURTESIES) + words)
+
+
+def pages(rng: Rng, count: int) -> Iterator[str]:
+    """Text to pretrain on: pages of exercises, of which every second one has the solutions."""
+    for number in range(count):
+        asked = [question(rng) for _ in range(LINES)]
+        yield "\n".join(f"{one} = {right_answer(one)}" if number % 2 else one for one in asked)
+
+
+def demonstrations(rng: Rng, asked: Sequence[str]) -> str:
+    """JSON lines of instructions with the experts' answers (`data.conversations`)."""
+    rows = ({"instruction": one, "output": expert_answer(one, rng)} for one in asked)
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
+
+
+def prompts(asked: Sequence[str]) -> str:
+    return "".join(f"{json.dumps({'prompt': one})}\n" for one in asked)
+
+
+def chosen_ranks(rewards: Sequence[float], rng: Rng) -> list[int]:
+    """Ranks, 1 the best, of answers by somebody who prefers one to another with probability sigmoid(difference of their
+    rewards): Plackett and Luce's model, whose pairs are Bradley and Terry's. It is the order of rewards with Gumbel
+    noise (Yellott 1977)."""
+    order = np.argsort(-(np.asarray(rewards) + rng.gumbel(size=len(rewards))))
+    return (np.argsort(order) + 1).tolist()
+
+
+def best_accuracy(rewards: Sequence[Sequence[float]]) -> float:
+    """The accuracy on pairs of each prompt's answers of who knows the true rewards: E[sigmoid(|difference|)]. Nobody
+    can expect more."""
+    gaps = [abs(a - b) for some in rewards for i, a in enumerate(some) for b in some[:i]]
+    return float(np.mean(1 / (1 + np.exp(-np.array(gaps)))))
