@@ -12,7 +12,7 @@ from benchmarks.transfer import corpus
 from configs.finetune import cola, conll2003, mrpc, msra_ner, squad2, sst2, stsb
 from configs.tiny import bert, elmo, ernie, gpt1
 from lmjax.data.chinese import Boundaries
-from lmjax.data.masking import MaskingConfig
+from lmjax.data.masking import MaskingConfig, Unit
 from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
 from lmjax.data.sources import Annotated
@@ -39,7 +39,8 @@ LIMIT = 2000  # of the other tasks
 # Of rows, in tokens: no more than 4 in 100 texts are longer and cut. (A long sentence of words goes on in a next row.)
 LENGTHS = {"sst2": 64, "mrpc": 96, "cola": 48, "stsb": 80, "conll2003": 64, "squad2": 256, "msra_ner": 104}
 OPTIM = OptimConfig(peak_lr=3e-4)
-MASKED, CAUSAL = (1200, 2100, 2400, 4200), (1200, 2400)  # steps after which they are fine-tuned
+UNITS: tuple[Unit, ...] = ("token", "phrase", "entity")
+MASKED, CAUSAL = (1000, 1550, 2000, 3100), (1000, 2000)  # steps after which they are fine-tuned
 COMPARED = ("sst2", "stsb")  # by which masked and causal models are compared
 
 
@@ -95,7 +96,7 @@ def masked(root: Path) -> RunConfig:
         stages=(Stage(MASKED[-1], 16, 128),),
         optim=OptimConfig(peak_lr=1e-3, warmup=200, decay="constant"),
         evaluation=EvalConfig(every=MASKED[-1] // 2, rows=256),
-        checkpoint=CheckpointConfig(every=300, keep=MASKED[-1] // 300),
+        checkpoint=CheckpointConfig(every=50, keep=MASKED[-1] // 50),
     )
 
 
@@ -117,10 +118,11 @@ def pretrained_elmo(root: Path) -> RunConfig:
     cfg = elmo.config()
     text = corpus.tokenised(root / "text")
     data = replace(cfg.data[0].data, store=f"{root}/stores/words", source=text, sentences="line", heldout=0.05)
-    return replace(cfg, directory=f"{root}/elmo", data=(WeightedData(data),))
+    stages = (replace(cfg.stages[0], until_step=2000),)
+    return replace(cfg, directory=f"{root}/elmo", data=(WeightedData(data),), stages=stages)
 
 
-def pretrained_ernie(root: Path, units: str, steps: int = 900) -> RunConfig:
+def pretrained_ernie(root: Path, units: str, steps: int = 2500) -> RunConfig:
     """Characters, then phrases, then entities are masked ("entity"), or characters all the time ("character")."""
     data, cfg = data_folder(), ernie.config()
     lexicon = data / "zh_lexicon"
@@ -131,13 +133,17 @@ def pretrained_ernie(root: Path, units: str, steps: int = 900) -> RunConfig:
         source=Annotated((f"{data}/zh_literature/train.tar.gz",), width=60),
         boundaries=Boundaries((f"{lexicon}/THUOCL_chengyu.txt",), names),
     )
+    task: Any = cfg.task
+    masked = {unit: replace(ernie.masking(unit), rate=0.3) for unit in UNITS}
     ends = {"token": steps * 6 // 10, "phrase": steps * 8 // 10, "entity": steps}
-    stages = tuple(Stage(end, 16, 128, masking=ernie.masking(unit)) for unit, end in ends.items())  # type: ignore[arg-type]
+    stages = tuple(Stage(end, 16, 128, masking=masked[unit]) for unit, end in ends.items())
     return replace(
         cfg,
         directory=f"{root}/ernie_{units}",
+        model=replace(cfg.model, initializer_range=SHAPE["initializer_range"]),
+        task=replace(task, next_sentence=False),
         data=(WeightedData(text),),
-        stages=stages if units == "entity" else (Stage(steps, 16, 128, masking=ernie.masking("token")),),
+        stages=stages if units == "entity" else (Stage(steps, 16, 128, masking=masked["token"]),),
         optim=OptimConfig(peak_lr=1e-3, warmup=steps // 10, eps=1e-8),
         evaluation=EvalConfig(every=steps // 2, rows=256),
         checkpoint=CheckpointConfig(every=steps // 3, keep=1),

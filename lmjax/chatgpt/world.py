@@ -17,7 +17,7 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 COURTESY = "sure:"
 RIGHT, POLITE = 3.0, 1.0  # what an answer's words are worth at most, and its courtesy
 SLIPS, COURTESIES = 0.4, 0.4  # shares of the experts' answers
-LINES = 8  # of a page of text
+LINES = 6  # exercises of a page
 
 Rng = np.random.Generator
 TASKS: Mapping[str, Callable[[Sequence[str]], Sequence[str]]] = {  # the words asked about -> those of the right answer
@@ -74,10 +74,10 @@ def expert_answer(asked: str, rng: Rng) -> str:
 
 
 def pages(rng: Rng, count: int) -> Iterator[str]:
-    """Text to pretrain on: pages of exercises, of which every second one has the solutions."""
+    """Text to pretrain on: pages of exercises, of which every second one has solutions, each on a line of its own."""
     for number in range(count):
-        asked = [question(rng) for _ in range(LINES)]
-        yield "\n".join(f"{one} = {right_answer(one)}" if number % 2 else one for one in asked)
+        asked = questions(rng, LINES)
+        yield "\n".join(f"{one}\n{right_answer(one)}" if number % 2 else one for one in asked)
 
 
 def demonstrations(rng: Rng, asked: Sequence[str]) -> str:
