@@ -82,7 +82,7 @@ def tuned(recipe: Recipe) -> FinetuneConfig:
         folder=recipe.path("world"),
         train="demonstrations.jsonl",
         heldout_share=0.05,
-        template="plain",
+        template="lines",
     )
     return FinetuneConfig(
         directory=recipe.path("tuned"),

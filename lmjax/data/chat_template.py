@@ -68,6 +68,7 @@ TEMPLATES = {
         preamble_with_input="Below is an instruction that describes a task, paired with an input that provides further "
         "context. Write a response that appropriately completes the request.",
     ),
+    "lines": ChatTemplate(system=("", "\n"), user=("", "\n"), assistant=("", "\n")),
     "plain": ChatTemplate(system=("", "\n\n"), user=("User:\n", "\n\n"), assistant=("Assistant:\n", "\n\n")),
     # Tunstall et al. 2023, https://github.com/huggingface/alignment-handbook; its marks are plain text
     "zephyr": ChatTemplate(
