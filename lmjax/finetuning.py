@@ -135,10 +135,13 @@ def resolve(cfg: FinetuneConfig) -> RunConfig:
     every = max(1, min(steps, round(rows * cfg.evaluate_each / cfg.batch_size)))
     task = make_task(task_cfg).supervised
     assert task
+    words = store.tokenizer.vocab_size + task.new_tokens
+    if frame != "words":  # a table of words may have rows that its tokenizer does not use
+        words = max(words, model.vocab_size)
     data = DataConfig(str(directory), TaskData(), TokenizerConfig("file", path=str(directory / "tokenizer")))
     run = RunConfig(
         directory=cfg.directory,
-        model=_model(cfg, model, store.tokenizer.vocab_size + task.new_tokens),
+        model=_model(cfg, model, words),
         task=task_cfg,
         data=(WeightedData(data),),
         stages=(Stage(steps, cfg.batch_size, cfg.length, cfg.micro_batches),),

@@ -13,9 +13,11 @@ from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig, finetune, resolve
 from lmjax.study import one_run, study, summary, table
 from lmjax.train.loop import is_over
+from lmjax.interop import LanguageModel
 from lmjax.types import TrainState
 from tests.end_to_end import tiny
-from tests.tiny_runs import write_run
+from tests.models import tiny as models
+from tests.tiny_runs import tiny_tokenizer, write_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +46,16 @@ def test_epochs_and_shares_become_steps(recipe: FinetuneConfig) -> None:
 
 def test_a_study_goes_on_where_it_stopped(
     recipe: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_table_of_words_is_as_long_as_the_pretrained_one(recipe: FinetuneConfig, tmp_path: Path) -> None:
+    """Which may have rows that the tokenizer does not use; GPT's new tokens may be among them."""
+    tokenizer = tiny_tokenizer("byte_bpe")
+    used = tokenizer.vocab_size
+    for rows, wanted in ((used, used + 3), (used + 2, used + 3), (used + 200, used + 200)):
+        cfg = models.tiny("gpt2", vocab_size=rows, max_position_embeddings=32)
+        LanguageModel(cfg, ("clm",), models.noisy(cfg, ("clm",)), tokenizer).save_hf(tmp_path / f"{rows}")
+        assert resolve(replace(recipe, init_from=str(tmp_path / f"{rows}"))).model.vocab_size == wanted
+
+
 ) -> None:
     """What has a result is passed over; a run that was stopped on the way ends the command."""
     done: list[str] = []
