@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmjax.config import stored
 from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig, finetune, resolve
+from lmjax.interop import LanguageModel
 from lmjax.study import one_run, study, summary, table
 from lmjax.train.loop import is_over
-from lmjax.interop import LanguageModel
 from lmjax.types import TrainState
 from tests.end_to_end import tiny
 from tests.models import tiny as models
@@ -44,8 +46,6 @@ def test_epochs_and_shares_become_steps(recipe: FinetuneConfig) -> None:
         resolve(replace(recipe, positions="keep"))
 
 
-def test_a_study_goes_on_where_it_stopped(
-    recipe: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 def test_a_table_of_words_is_as_long_as_the_pretrained_one(recipe: FinetuneConfig, tmp_path: Path) -> None:
     """Which may have rows that the tokenizer does not use; GPT's new tokens may be among them."""
     tokenizer = tiny_tokenizer("byte_bpe")
@@ -56,8 +56,11 @@ def test_a_table_of_words_is_as_long_as_the_pretrained_one(recipe: FinetuneConfi
         assert resolve(replace(recipe, init_from=str(tmp_path / f"{rows}"))).model.vocab_size == wanted
 
 
+def test_a_study_goes_on_where_it_stopped(
+    recipe: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What has a result is passed over; a run that was stopped on the way ends the command."""
+    """What has a result is passed over; a run that was stopped on the way ends the command. A result of another recipe
+    is refused."""
     done: list[str] = []
 
     def finetune(cfg: FinetuneConfig) -> dict[str, float]:
@@ -68,6 +71,7 @@ def test_a_table_of_words_is_as_long_as_the_pretrained_one(recipe: FinetuneConfi
         Path(cfg.directory).mkdir(parents=True)
         result = {"headline": "f1", "larger_is_better": True, "figures": {"f1": cfg.seed / 4 + cfg.optim.peak_lr}}
         (Path(cfg.directory) / "result.json").write_text(json.dumps(result))
+        (Path(cfg.directory) / "config.json").write_text(json.dumps(stored(resolve(cfg))))
         return result["figures"]  # type: ignore[return-value]
 
     monkeypatch.setattr("lmjax.study.finetune", finetune)
@@ -79,7 +83,11 @@ def test_a_table_of_words_is_as_long_as_the_pretrained_one(recipe: FinetuneConfi
     assert done == [*names[:2], "stopped", *names[2:]]
     found = json.loads((tmp_path / "study/study.json").read_text())
     assert [one["figures"]["f1"]["values"] for one in found.values()] == [[0.25, 0.5], [0.5, 0.75]]
+    assert [run for one in found.values() for run in one["runs"]] == names
     assert "optim.peak_lr=0.5   " in capsys.readouterr().out
+    shutil.copytree(recipe.init_from, tmp_path / "other")
+    with pytest.raises(UserError, match=r"seed=0 holds a run of another config: init_from .*; choose another"):
+        study(replace(cfg, init_from=str(tmp_path / "other")))
 
 
 def test_patience_ends_a_run_by_its_state_alone(recipe: FinetuneConfig) -> None:
