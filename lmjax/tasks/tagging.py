@@ -32,7 +32,8 @@ Context = Literal["sentence", "document"]
 
 @dataclass(frozen=True, kw_only=True)
 class TaggingConfig(FilesConfig):
-    """One of the sets of `data.tagged`; held out are whole documents, and a `limit` is of sentences."""
+    """One of the sets of `data.tagged`; held out are whole documents (sentences, where no -DOCSTART- begins one), and a
+    `limit` is of sentences."""
 
     context: Context = "sentence"
 
@@ -51,7 +52,9 @@ def tagging(cfg: TaggingConfig) -> Task:
 
     def encode_splits(tokenizer: Tokenizer, length: int) -> dict[str, Encoded]:
         splits = {name: read_sentences(file, cfg.data) for name, file in files().items()}
-        splits = hold_out(splits, cfg.heldout_share, 0, cfg.folder, lambda sentence: sentence.document)
+        documents = len({sentence.document for sentence in splits["train"]})
+        group = (lambda sentence: sentence.document) if documents > 1 else None
+        splits = hold_out(splits, cfg.heldout_share, 0, cfg.folder, group)
         encoded = {}
         for split, sentences in splits.items():
             chosen = None
