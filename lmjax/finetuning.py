@@ -34,7 +34,7 @@ from lmjax.tasks.preferences import PreferenceConfig
 from lmjax.tasks.task import SupervisedConfig
 from lmjax.train.assemble import Program, assemble, open_data
 from lmjax.train.checkpoint import CheckpointConfig, find, read_arrays, restore_params
-from lmjax.train.evaluate import EvalConfig, predict
+from lmjax.train.evaluate import EvalConfig, of_split, predict
 from lmjax.train.files import write_atomically
 from lmjax.train.log import LogConfig
 from lmjax.train.loop import is_over, train
@@ -217,18 +217,15 @@ def write_results(run: RunConfig, program: Program) -> dict[str, float]:
     params = restore_params(chosen, program.abstract_state.params)
     figures: dict[str, float] = {}
     with jax.set_mesh(program.mesh):
-        for name, split in data.examples.items():
-            if name == "train":
-                continue
-            rows = len(split)
-            _, predictions = predict(program.predict_step, params, data.heldout(name), program.mesh, rows)
+        for name in ("heldout", *(name for name in data.examples if name not in ("train", "heldout"))):
+            split = data.examples[name]
+            _, predictions = predict(program.predict_step, params, data.heldout(name), program.mesh, len(split))
             if split.labelled:
-                prefix = "" if name == "heldout" else f"{name}_"
-                figures |= {f"{prefix}{key}": value for key, value in task.score(split, predictions).items()}
+                figures |= of_split(name, task.score(split, predictions))
             if jax.process_index() == 0:
                 folder = directory / "predictions" / name
                 folder.mkdir(parents=True, exist_ok=True)
-                for file, text in task.files(name, split, predictions).items():
+                for file, text in task.files(name, split, predictions, figures).items():
                     write_atomically(folder / file, text)
     if jax.process_index() == 0:
         result = {"step": int(chosen.name), "headline": program.task.headline, "figures": figures}

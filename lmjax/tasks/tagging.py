@@ -24,7 +24,7 @@ from lmjax.errors import UserError
 from lmjax.metrics import entity_scores
 from lmjax.models.task_layers import TaskLayer
 from lmjax.models.wrapped import Wrapped
-from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
+from lmjax.tasks.task import Features, Figures, FilesConfig, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Batch, Outputs
 
 Context = Literal["sentence", "document"]
@@ -151,7 +151,9 @@ def baselines(train: Encoded, heldout: Encoded) -> dict[str, dict[str, float]]:
     return {"accuracy": {"no entity": float(np.mean(np.asarray(heldout.features["labels"])[words] == 0))}}
 
 
-def prediction_files(record: TaggedSet, name: str, split: Encoded, predictions: Predictions) -> dict[str, str]:
+def prediction_files(
+    record: TaggedSet, name: str, split: Encoded, predictions: Predictions, heldout: Figures
+) -> dict[str, str]:
     """conlleval's columns: word, tag, predicted tag; a blank line behind each sentence."""
     right = tags_of(record, split, np.asarray(split.features["labels"]))
     found = tags_of(record, split, predictions["labels"])

@@ -80,7 +80,7 @@ def test_figures_and_prediction_files() -> None:
     assert (figures["precision"], figures["recall"], figures["f1"]) == (3 / 4, 3 / 4, 3 / 4)
     assert figures["strict_f1"] == pytest.approx(2 * 3 / (4 + 3))
     assert task.baselines(split, split) == {"accuracy": {"no entity": pytest.approx(2 / 9)}}
-    (text,) = task.files("heldout", split, {"labels": found}).values()
+    (text,) = task.files("heldout", split, {"labels": found}, {}).values()
     assert text.startswith("The O O\nold B-PER O\npostman I-PER I-PER\nran O O\n\nunbelievable B-MISC B-MISC\n")
     assert text.endswith("bank I-LOC I-LOC\n\n")
 
