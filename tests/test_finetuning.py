@@ -15,11 +15,12 @@ from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig, finetune, resolve
 from lmjax.interop import LanguageModel
 from lmjax.study import one_run, study, summary, table
+from lmjax.train.assemble import assemble, open_data
 from lmjax.train.loop import is_over
 from lmjax.types import TrainState
 from tests.end_to_end import tiny
 from tests.models import tiny as models
-from tests.tiny_runs import tiny_tokenizer, write_run
+from tests.tiny_runs import on_one_device, tiny_tokenizer, write_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,14 +47,23 @@ def test_epochs_and_shares_become_steps(recipe: FinetuneConfig) -> None:
         resolve(replace(recipe, positions="keep"))
 
 
-def test_a_table_of_words_is_as_long_as_the_pretrained_one(recipe: FinetuneConfig, tmp_path: Path) -> None:
+def test_a_table_of_words_is_as_long_as_the_pretrained_one(
+    recipe: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Which may have rows that the tokenizer does not use; GPT's new tokens may be among them."""
+    on_one_device(monkeypatch)
     tokenizer = tiny_tokenizer("byte_bpe")
     used = tokenizer.vocab_size
     for rows, wanted in ((used, used + 3), (used + 2, used + 3), (used + 200, used + 200)):
         cfg = models.tiny("gpt2", vocab_size=rows, max_position_embeddings=32)
         LanguageModel(cfg, ("clm",), models.noisy(cfg, ("clm",)), tokenizer).save_hf(tmp_path / f"{rows}")
-        assert resolve(replace(recipe, init_from=str(tmp_path / f"{rows}"))).model.vocab_size == wanted
+        run = resolve(replace(recipe, init_from=str(tmp_path / f"{rows}")))
+        assert run.model.vocab_size == wanted
+    program = assemble(run)
+    assert open_data(run, program).tokenizer.vocab_size == used
+    table = program.init_state().params["word_embeddings"]["embedding"]
+    trained = models.noisy(cfg, ("clm",))["word_embeddings"]["embedding"]
+    np.testing.assert_array_equal(table[:wanted], trained[:wanted])
 
 
 def test_a_study_goes_on_where_it_stopped(
