@@ -34,7 +34,7 @@ from lmjax.tasks.preferences import PreferenceConfig
 from lmjax.tasks.task import SupervisedConfig
 from lmjax.train.assemble import Program, assemble, open_data
 from lmjax.train.checkpoint import CheckpointConfig, find, read_arrays, restore_params
-from lmjax.train.evaluate import EvalConfig, predict
+from lmjax.train.evaluate import EvalConfig, of_split, predict
 from lmjax.train.files import write_atomically
 from lmjax.train.log import LogConfig
 from lmjax.train.loop import is_over, train
@@ -135,10 +135,13 @@ def resolve(cfg: FinetuneConfig) -> RunConfig:
     every = max(1, min(steps, round(rows * cfg.evaluate_each / cfg.batch_size)))
     task = make_task(task_cfg).supervised
     assert task
+    words = store.tokenizer.vocab_size + task.new_tokens
+    if frame != "words":  # a table of words may have rows that its tokenizer does not use
+        words = max(words, model.vocab_size)
     data = DataConfig(str(directory), TaskData(), TokenizerConfig("file", path=str(directory / "tokenizer")))
     run = RunConfig(
         directory=cfg.directory,
-        model=_model(cfg, model, store.tokenizer.vocab_size + task.new_tokens),
+        model=_model(cfg, model, words),
         task=task_cfg,
         data=(WeightedData(data),),
         stages=(Stage(steps, cfg.batch_size, cfg.length, cfg.micro_batches),),
@@ -214,18 +217,15 @@ def write_results(run: RunConfig, program: Program) -> dict[str, float]:
     params = restore_params(chosen, program.abstract_state.params)
     figures: dict[str, float] = {}
     with jax.set_mesh(program.mesh):
-        for name, split in data.examples.items():
-            if name == "train":
-                continue
-            rows = len(split)
-            _, predictions = predict(program.predict_step, params, data.heldout(name), program.mesh, rows)
+        for name in ("heldout", *(name for name in data.examples if name not in ("train", "heldout"))):
+            split = data.examples[name]
+            _, predictions = predict(program.predict_step, params, data.heldout(name), program.mesh, len(split))
             if split.labelled:
-                prefix = "" if name == "heldout" else f"{name}_"
-                figures |= {f"{prefix}{key}": value for key, value in task.score(split, predictions).items()}
+                figures |= of_split(name, task.score(split, predictions))
             if jax.process_index() == 0:
                 folder = directory / "predictions" / name
                 folder.mkdir(parents=True, exist_ok=True)
-                for file, text in task.files(name, split, predictions).items():
+                for file, text in task.files(name, split, predictions, figures).items():
                     write_atomically(folder / file, text)
     if jax.process_index() == 0:
         result = {"step": int(chosen.name), "headline": program.task.headline, "figures": figures}

@@ -1,8 +1,8 @@
 """The recipes that fine-tuning configs share, of which each config says what is its own: BERT's, and Alpaca's."""
 
-import os
 from typing import Any
 
+from lmjax.data.files import data_folder
 from lmjax.finetuning import FinetuneConfig
 from lmjax.tasks.choice import ChoiceConfig
 from lmjax.tasks.classification import ClassificationConfig
@@ -13,11 +13,6 @@ from lmjax.tasks.task import FilesConfig
 from lmjax.train.optim import OptimConfig
 
 
-def data_folder(*parts: str) -> str:
-    """A folder of the data, under $LMJAX_DATA or ../shared/data."""
-    return os.path.join(os.environ.get("LMJAX_DATA", "../shared/data"), *parts)
-
-
 def sentences(data: str, *folder: str, optim: OptimConfig | None = None, **changes: Any) -> FinetuneConfig:
     """Classification or regression of texts: 128 tokens, batches of 32, 3 epochs, rate 2e-5, a tenth of it warm-up
     (Devlin et al. 2019, section 4.1 and appendix A.3).
@@ -25,7 +20,8 @@ def sentences(data: str, *folder: str, optim: OptimConfig | None = None, **chang
     AdamW corrects its biases, without which small sets often fail (Mosbach et al. 2021); the original does not:
     `--optim.optimizer bert_adam --optim.decay linear_from_zero`.
     """
-    return _recipe(ClassificationConfig(data=data, folder=data_folder(*folder)), optim, **changes)
+    task = ClassificationConfig(data=data, folder=data_folder(*folder), **changes.pop("files", {}))
+    return _recipe(task, optim, **changes)
 
 
 def spans(data: str, *folder: str, optim: OptimConfig | None = None, **changes: Any) -> FinetuneConfig:

@@ -12,7 +12,8 @@ from etils import epath
 
 from lmjax.config import override
 from lmjax.errors import UserError
-from lmjax.finetuning import FinetuneConfig, finetune
+from lmjax.finetuning import FinetuneConfig, finetune, resolve
+from lmjax.train.checkpoint import check_same_meaning
 from lmjax.train.files import write_atomically
 
 
@@ -21,23 +22,26 @@ def study(cfg: FinetuneConfig) -> None:
     DIRECTORY/study.json and the screen.
 
     Raises:
-      UserError: an entry of the grid that is not FIELD=VALUE,VALUE,... ; and what a run raises.
+      UserError: an entry of the grid that is not FIELD=VALUE,VALUE,... ; a result of another recipe; and what a run
+        raises.
     """
     if not cfg.seeds and not cfg.grid:
         finetune(cfg)
         return
     directory, found = epath.Path(cfg.directory), {}
     for settings in _combinations(cfg.grid):
-        runs = []
+        runs = {}
         for seed in cfg.seeds or (cfg.seed,):
             run = one_run(cfg, settings, seed)
-            file = epath.Path(run.directory) / "result.json"
-            if not file.exists():
-                print(f"\n{run.directory}", flush=True)
+            path = epath.Path(run.directory)
+            if (path / "result.json").exists():
+                check_same_meaning(path, resolve(run))
+            else:
+                print(f"\n{path}", flush=True)
                 if not finetune(run):
                     return  # stopped on the way; the same command goes on
-            runs.append(json.loads(file.read_text()))
-        found[" ".join(settings) or "as configured"] = summary(runs)
+            runs[path.name] = json.loads((path / "result.json").read_text())
+        found[" ".join(settings) or "as configured"] = {"runs": list(runs), **summary([*runs.values()])}
         write_atomically(directory / "study.json", json.dumps(found, indent=1))
     print(table(found))
 

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmjax.config import stored
 from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig, finetune, resolve
+from lmjax.interop import LanguageModel
 from lmjax.study import one_run, study, summary, table
+from lmjax.train.assemble import assemble, open_data
 from lmjax.train.loop import is_over
 from lmjax.types import TrainState
 from tests.end_to_end import tiny
-from tests.tiny_runs import write_run
+from tests.models import tiny as models
+from tests.tiny_runs import on_one_device, tiny_tokenizer, write_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,10 +47,30 @@ def test_epochs_and_shares_become_steps(recipe: FinetuneConfig) -> None:
         resolve(replace(recipe, positions="keep"))
 
 
+def test_a_table_of_words_is_as_long_as_the_pretrained_one(
+    recipe: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may have rows that the tokenizer does not use; GPT's new tokens may be among them."""
+    on_one_device(monkeypatch)
+    tokenizer = tiny_tokenizer("byte_bpe")
+    used = tokenizer.vocab_size
+    for rows, wanted in ((used, used + 3), (used + 2, used + 3), (used + 200, used + 200)):
+        cfg = models.tiny("gpt2", vocab_size=rows, max_position_embeddings=32)
+        LanguageModel(cfg, ("clm",), models.noisy(cfg, ("clm",)), tokenizer).save_hf(tmp_path / f"{rows}")
+        run = resolve(replace(recipe, init_from=str(tmp_path / f"{rows}")))
+        assert run.model.vocab_size == wanted
+    program = assemble(run)
+    assert open_data(run, program).tokenizer.vocab_size == used
+    table = program.init_state().params["word_embeddings"]["embedding"]
+    trained = models.noisy(cfg, ("clm",))["word_embeddings"]["embedding"]
+    np.testing.assert_array_equal(table[:wanted], trained[:wanted])
+
+
 def test_a_study_goes_on_where_it_stopped(
     recipe: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What has a result is passed over; a run that was stopped on the way ends the command."""
+    """What has a result is passed over; a run that was stopped on the way ends the command. A result of another recipe
+    is refused."""
     done: list[str] = []
 
     def finetune(cfg: FinetuneConfig) -> dict[str, float]:
@@ -56,6 +81,7 @@ def test_a_study_goes_on_where_it_stopped(
         Path(cfg.directory).mkdir(parents=True)
         result = {"headline": "f1", "larger_is_better": True, "figures": {"f1": cfg.seed / 4 + cfg.optim.peak_lr}}
         (Path(cfg.directory) / "result.json").write_text(json.dumps(result))
+        (Path(cfg.directory) / "config.json").write_text(json.dumps(stored(resolve(cfg))))
         return result["figures"]  # type: ignore[return-value]
 
     monkeypatch.setattr("lmjax.study.finetune", finetune)
@@ -67,7 +93,11 @@ def test_a_study_goes_on_where_it_stopped(
     assert done == [*names[:2], "stopped", *names[2:]]
     found = json.loads((tmp_path / "study/study.json").read_text())
     assert [one["figures"]["f1"]["values"] for one in found.values()] == [[0.25, 0.5], [0.5, 0.75]]
+    assert [run for one in found.values() for run in one["runs"]] == names
     assert "optim.peak_lr=0.5   " in capsys.readouterr().out
+    shutil.copytree(recipe.init_from, tmp_path / "other")
+    with pytest.raises(UserError, match=r"seed=0 holds a run of another config: init_from .*; choose another"):
+        study(replace(cfg, init_from=str(tmp_path / "other")))
 
 
 def test_patience_ends_a_run_by_its_state_alone(recipe: FinetuneConfig) -> None:

@@ -77,7 +77,7 @@ def encoded(name: str, kind: str, file: epath.Path) -> tuple[Tokenizer, Mapping[
         order = np.argsort(features["starts"][full] == 0, kind="stable")  # windows with an answer first
         return tokenizer, {name: x[full][order] for name, x in features.items()}, 2
     if isinstance(cfg, ChoiceConfig):
-        found = read_choices(file, name, has_labels=True)[:count]
+        found = read_choices(file, name, needs_labels=True)[:count]
         tokenizer = trained(text for one in found for text in (one.context, *one.endings))
         return tokenizer, choice.encode(found, tokenizer, LENGTH, "separated", False).features, 1
     if isinstance(cfg, TaggingConfig):
@@ -86,7 +86,7 @@ def encoded(name: str, kind: str, file: epath.Path) -> tuple[Tokenizer, Mapping[
         features = tagging.encode(sentences, tokenizer, LENGTH, record, "document").features
         ignored = np.where(features["loss_weights"] > 0, features["labels"], -100)
         return tokenizer, {**features, "labels": ignored}, len(record.labels)
-    examples = read_file(file, name, has_labels=True)[:count]
+    examples = read_file(file, name, needs_labels=True)[:count]
     tokenizer = trained(text for example in examples for text in example.texts)
     features = classification.encode(examples, tokenizer, LENGTH, "separated", 1, False).features
     return tokenizer, features, len(labelled_set(name).labels) or 1

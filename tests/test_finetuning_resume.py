@@ -35,13 +35,14 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> FinetuneConfig:
 
 
 def questions(folder: Path, lines: list[str]) -> FilesConfig:
-    """One answer does not stand at its offset: it is counted, and the run goes on."""
-    for split, chosen in (("train", lines[:13]), ("dev", lines[13:19])):
+    """One answer does not stand at its offset: it is counted, and the run goes on. The test file tells none."""
+    for split, chosen in (("train", lines[:13]), ("dev", lines[13:19]), ("test", lines[19:25])):
         asked = []
         for i, line in enumerate(chosen):
             answers = [] if i % 3 == 0 else [{"text": line.split()[0], "answer_start": int(i == 1)}]
-            question = {"id": f"{split}{i}", "question": line.split()[-1], "answers": answers}
-            asked.append({"context": line, "qas": [question | {"is_impossible": not answers}]})
+            question = {"id": f"{split}{i}", "question": line.split()[-1]}
+            told = {"answers": answers, "is_impossible": not answers} if split != "test" else {}
+            asked.append({"context": line, "qas": [question | told]})
         (folder / f"{split}-v2.0.json").write_text(json.dumps({"data": [{"paragraphs": asked}]}))
     return SpanConfig(data="squad2", folder=str(folder), stride=8, query_length=4)
 
@@ -97,12 +98,20 @@ def test_a_run_that_was_stopped_goes_on(
     assert fingerprint(runs[0].directory).step == 4
     written = []
     for one in runs:
-        assert np.isfinite([*write_results(one, program).values()]).all()
+        figures = write_results(one, program)
+        assert np.isfinite([*figures.values()]).all()
         folder = epath.Path(one.directory)
         found = [folder / "result.json", *(folder / "predictions/heldout").iterdir()]
         written.append({file.name: file.read_text() for file in found})
     assert written[0] == written[1]
     assert set(written[0]) == {"result.json", *files}
+    if kind is questions:  # where the answers are not told, the odds of the held-out questions decide
+        given, odds = (
+            json.loads((folder / f"predictions/test/{x}.json").read_text()) for x in ("predictions", "null_odds")
+        )
+        assert {name: not text for name, text in given.items()} == {
+            name: odd > figures["null_threshold"] for name, odd in odds.items()
+        }
     load(runs[0].directory).save_hf(tmp_path / "hf")
     tensors, trained = load_file(tmp_path / "hf/model.safetensors"), read_arrays(find(epath.Path(runs[0].directory)))
     np.testing.assert_array_equal(tensors[f"{layer}.weight"].T, trained[f"params/{layer}/kernel"])

@@ -68,13 +68,19 @@ def choice_set(name: str) -> ChoiceSet:
     return SETS[name]
 
 
-def read_choices(file: epath.Path, name: str, has_labels: bool) -> list[Choice]:
-    """The questions of a file; those with another number of choices are left out and counted (OpenBookQA's own training
-    file has one). Raises UserError as `read_examples` does, and where none is left."""
+def read_choices(file: epath.Path, name: str, needs_labels: bool) -> list[Choice]:
+    """The questions of a file. Those with another number of choices are left out and counted (OpenBookQA's own training
+    file has one) where they are labelled, and else refused: each is to be answered.
+
+    Raises:
+      UserError: as `read_examples` does; and where no question is left.
+    """
     record, found, left_out = choice_set(name), [], 0
-    for example in read_examples(file, record.file, has_labels):
+    for number, example in enumerate(read_examples(file, record.file, needs_labels), 1):
         context, endings = record.parts(example.texts)
         if len(endings) != record.choices or not all(endings):
+            if example.label is None:
+                raise UserError(f"{file}, question {number}: {len(endings)} choices, not {record.choices}")
             left_out += 1
             continue
         found.append(Choice(context, tuple(endings), None if example.label is None else int(example.label)))

@@ -18,6 +18,11 @@ from lmjax.errors import UserError
 CHUNK = 1 << 20  # bytes read at once
 
 
+def data_folder(*parts: str) -> str:
+    """A folder of the data, under $LMJAX_DATA or ../shared/data."""
+    return os.path.join(os.environ.get("LMJAX_DATA", "../shared/data"), *parts)
+
+
 def find_files(patterns: tuple[str, ...]) -> list[tuple[str, epath.Path]]:
     """Each file once, in order, with its name below the part of its pattern that has no wildcard.
 

@@ -31,10 +31,11 @@ class LabelledSet:
       metrics: the names of its metrics (`lmjax.metrics`), the first of which decides.
       submission: split -> the name of GLUE's file of predictions.
       files: split -> the file's name without its ending.
-      test_columns: where files of a test split without a header have others.
+      test_columns: those of test files without labels, where these lack a header.
       low, high: of a number.
       symmetric: whether the two texts might change places.
-      lenient: rows with a wrong number of columns, or without a text, are counted and left out.
+      lenient: rows with a wrong number of columns, or without a text, are counted and left out where there are labels.
+        Elsewhere, where each row is asked for, a text may be empty.
       tfds: the name in TensorFlow Datasets, and there the columns of the texts and the label.
     """
 
@@ -133,59 +134,75 @@ def labelled_set(name: str) -> LabelledSet:
     return SETS[name]
 
 
-def read_file(file: epath.Path, name: str, has_labels: bool) -> list[Example]:
+def read_file(file: epath.Path, name: str, needs_labels: bool) -> list[Example]:
     """The examples of one file of a set. Raises UserError as `read_examples` does."""
-    return read_examples(file, labelled_set(name), has_labels)
+    return read_examples(file, labelled_set(name), needs_labels)
 
 
-def read_examples(file: epath.Path, task: LabelledSet, has_labels: bool) -> list[Example]:
-    """The examples of one file.
+def read_examples(file: epath.Path, task: LabelledSet, needs_labels: bool) -> list[Example]:
+    """The examples of one file, with labels where it has their column.
 
     Raises:
       UserError: a line with another number of columns, an unknown label, an empty text; with file and line.
     """
     rows = list(_rows(file))
-    examples, left_out = [], 0
-    first = rows[0][1] if rows else []
+    first: Sequence[str] = rows[0][1] if rows else ()
     header = _find(first, task.texts) is not None
-    columns = first if header else (task.test_columns if not has_labels and task.test_columns else task.columns)
+    plain = task.test_columns if not needs_labels and len(first) == len(task.test_columns) else task.columns
+    columns = first if header else plain
     texts_at, label_at = _find(columns, task.texts), _find(columns, (task.label,))
-    if texts_at is None or (has_labels and label_at is None):
+    if texts_at is None or (needs_labels and label_at is None):
         raise UserError(f"{file}: the header {', '.join(columns)} lacks {', '.join((*task.texts, task.label))}")
+    found: list[Example | None] = []
     for number, row in rows[header:]:
-        texts = tuple(row[i].strip() for i in texts_at) if len(row) == len(columns) else ()
-        if task.lenient and not all(texts or [""]):
-            left_out += 1
-            continue
-        if not texts:
-            raise UserError(f"{file}, line {number}: {len(row)} columns, not {len(columns)} ({', '.join(columns)})")
-        if "" in texts:
-            raise UserError(f"{file}, line {number}: column '{task.texts[texts.index('')]}' is empty")
-        label = _label(row[label_at[0]], task, f"{file}, line {number}") if has_labels and label_at else None
-        examples.append(Example(texts, label))
-    if left_out:
-        print(f"{file}: {left_out} of {left_out + len(examples)} rows left out: a text or a column is missing")
-    return examples
+        where = f"{file}, line {number}"
+        whole = len(row) == len(columns)
+        if not whole and not (task.lenient and label_at):
+            raise UserError(f"{where}: {len(row)} columns, not {len(columns)} ({', '.join(columns)})")
+        texts = tuple(row[i].strip() for i in texts_at) if whole else ()
+        usable = whole and _usable(texts, task, bool(label_at), where)
+        label = _label(row[label_at[0]], task, where) if usable and label_at else None
+        found.append(Example(texts, label) if usable else None)
+    return _kept(found, str(file))
 
 
 def read_tfds(name: str, data_dir: str) -> Iterator[tuple[str, list[Example]]]:
-    """The splits of the set as TensorFlow Datasets has it. Raises UserError where it is not prepared."""
+    """The splits of the set as TensorFlow Datasets has it, in the official files' order. Raises UserError where it is
+    not prepared, and as `read_examples` does."""
     task = labelled_set(name)
     if not task.tfds:
         raise UserError(f"TensorFlow Datasets has no {name}; set task.source to files")
     builder = prepared(task.tfds, data_dir)
     order = TFDS_LABELS.get(name, task.labels)
     for split, theirs in task.tfds_splits:
-        rows = rows_of(builder, theirs)
-        yield split, [_from_tfds(row, task, order, f"{task.tfds} {theirs}") for row in rows]
+        rows, where = sorted(rows_of(builder, theirs), key=lambda row: row["idx"]), f"{task.tfds} {theirs}"
+        yield split, _kept([_from_tfds(row, task, order, f"{where}, row {row['idx']}") for row in rows], where)
 
 
-def _from_tfds(row: Mapping[str, Any], task: LabelledSet, order: Sequence[str], where: str) -> Example:
+def _from_tfds(row: Mapping[str, Any], task: LabelledSet, order: Sequence[str], where: str) -> Example | None:
     texts = tuple(row[column].decode("utf-8").strip() for column in task.tfds_texts)
     label = float(row["label"])
+    if not _usable(texts, task, label >= 0, where):
+        return None
     if label < 0:  # a test split
         return Example(texts, None)
     return Example(texts, _label(order[int(label)], task, where) if task.labels else label)
+
+
+def _usable(texts: tuple[str, ...], task: LabelledSet, labelled: bool, where: str) -> bool:
+    """Whether a row is not to be left out. Raises UserError for an empty text, unless the set has such."""
+    if "" in texts and not task.lenient:
+        raise UserError(f"{where}: column '{task.texts[texts.index('')]}' is empty")
+    return all(texts) or not labelled
+
+
+def _kept(found: Sequence[Example | None], where: str) -> list[Example]:
+    """Those that are not left out, which are counted on the screen."""
+    kept = [example for example in found if example]
+    if len(kept) < len(found):
+        left_out = f"{len(found) - len(kept)} of {len(found)} rows left out"
+        print(f"{where}: {left_out}: a text or a column is missing", flush=True)
+    return kept
 
 
 def _rows(file: epath.Path) -> Iterator[tuple[int, list[str]]]:

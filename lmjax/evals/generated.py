@@ -3,7 +3,6 @@
 Each takes the texts and, for each text, the references, and returns figures by name.
 """
 
-import re
 import string
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -11,27 +10,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lmjax.errors import UserError
+from lmjax.tasks.answers import normalize
 
 References = Sequence[Sequence[str]]
 Metric = Callable[[Sequence[str], References], dict[str, float | str]]
 
 
-def squad_normalized(text: str) -> str:
-    """SQuAD's: lower case, no ASCII punctuation, no articles, single spaces."""
-    text = "".join(c for c in text.lower() if c not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
-
-
 def nq_normalized(text: str) -> str:
     """NQ-open's: SQuAD's, of text whose accents stand apart (Unicode NFD)."""
-    return squad_normalized(unicodedata.normalize("NFD", text))
+    return normalize(unicodedata.normalize("NFD", text))
 
 
 def triviaqa_normalized(text: str) -> str:
     """TriviaQA's: SQuAD's, but that underscores, punctuation and four more quotation marks become spaces."""
     marks = string.punctuation + "‘’´`"
-    text = "".join(" " if c in marks else c for c in text.lower())
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+    return normalize("".join(" " if c in marks else c for c in text))
 
 
 def exact_match(normalized: Callable[[str], str] = str.strip) -> Metric:

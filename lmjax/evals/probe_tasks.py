@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
+from lmjax import metrics
 from lmjax.data.files import read_lines
 from lmjax.data.labelled import read_file
+from lmjax.data.tagged import read_sentences
 from lmjax.errors import UserError, did_you_mean
 
 Span = tuple[int, int]  # of words, the end behind the last
@@ -51,13 +54,9 @@ def tagged(path: epath.Path, column: int, columns: int) -> Iterator[Sentence]:
 
 def entities(path: epath.Path) -> Iterator[Sentence]:
     """The kind of each entity, whose words are given; tags in either form of IOB."""
-    for rows in _blocks(path, 4, None):
-        tags, targets = [row[3] for row in rows], []
-        begins = [tag != "O" and (tag[0] == "B" or tag[1:] != last[1:]) for tag, last in zip(tags, ["O", *tags])]  # noqa: B905
-        for start in np.flatnonzero(begins):
-            end = next((i for i in range(start + 1, len(tags)) if tags[i] == "O" or begins[i]), len(tags))
-            targets.append(Target(((int(start), int(end)),), tags[start][2:]))
-        yield Sentence([row[0] for row in rows], targets)
+    for words, tags, _ in read_sentences(path, "conll2003"):
+        found = sorted(metrics.entities(tags, strict=False), key=itemgetter(1))
+        yield Sentence(list(words), [Target(((begin, end),), kind) for kind, begin, end in found])
 
 
 def arcs(path: epath.Path) -> Iterator[Sentence]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from etils import epath
 
+from lmjax.data.choices import read_choices
 from lmjax.data.files import json_rows, read_lines
 from lmjax.errors import UserError
 
@@ -27,22 +28,18 @@ def completions(paths: Sequence[epath.Path]) -> Iterator[tuple[str, Row]]:
 
 def minimal_pairs(paths: Sequence[epath.Path]) -> Iterator[tuple[str, Row]]:
     """BLiMP: a pair of each file in turn; the first sentence is the good one."""
-    for found in zip(*(json_lines([path]) for path in paths), strict=False):
-        for where, row in found:
+    for found in itertools.zip_longest(*(json_lines([path]) for path in paths)):
+        for where, row in filter(None, found):
             sentences = [row[k] for k in ("sentence_good", "sentence_bad") if k in row]
             yield where, {"sentences": sentences, "good": 0} if len(sentences) == 2 else row
 
 
 def openbookqa(paths: Sequence[epath.Path]) -> Iterator[tuple[str, Row]]:
-    """Its TSV, with the choices in one column: (A) ... (B) ..."""
+    """Its TSV, as for fine-tuning."""
     for path in paths:
-        header, *lines = [line.rstrip("\n").split("\t") for line in read_lines(path, "utf-8")] or [[]]
-        for number, cells in enumerate(lines, 2):
-            row: dict[str, Any] = dict(zip(header, cells, strict=False))
-            if "Choices" in row and "Answer Key" in row:
-                row["choices"] = re.split(r"\s*\([A-D]\)\s*", row["Choices"])[1:]
-                row["gold"] = "ABCD".find(row["Answer Key"])
-            yield f"{path}, line {number}", {k.replace(" ", "_").lower(): v for k, v in row.items()}
+        for number, one in enumerate(read_choices(path, "openbookqa", True), 1):
+            row = {"question": one.context, "choices": list(one.endings), "gold": one.label}
+            yield f"{path}, question {number}", row
 
 
 def translations(paths: Sequence[epath.Path]) -> Iterator[tuple[str, Row]]:

@@ -1,7 +1,6 @@
 """Measured figures beside the papers': a finished run, study or evaluation compared, and the README's table of them.
 
-`published.json` holds what the papers report, `measured.json` what was recorded here. All figures are in per cent, but
-for perplexities and BLEU.
+`published.json` holds what the papers report, `measured.json` what was recorded here. Shares are in per cent.
 """
 
 import dataclasses
@@ -27,7 +26,8 @@ from lmjax.train.saved import describe_saved, read_part
 
 PUBLISHED, MEASURED = (Path(__file__).with_name(name) for name in ("published.json", "measured.json"))
 BEGIN, END = "<!-- results: written by make results -->", "<!-- end of results -->"
-AS_THEY_ARE = ("perplexity", "bleu", "rouge")  # what is in the name of figures that are no shares
+# What is in the name of figures that are no shares.
+AS_THEY_ARE = ("perplexity", "bleu", "rouge", "threshold", "loss")
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class Published:
 
 @dataclass(frozen=True)
 class Measured:
-    """One figure measured here, on held-out rows, once for each seed. `name`: what the model is, in the table; `shape`:
-    width, layers and inner width."""
+    """One figure measured here, once for each seed; on held-out rows, or on the split that the metric's name begins
+    with. `name`: what the model is, in the table; `shape`: width, layers and inner width; `setting`: as of a paper's
+    figure, or "from scratch"."""
 
     name: str
     family: str
@@ -86,17 +87,19 @@ def measure(path: epath.PathLike) -> list[Measured]:
     if study.is_file():
         combinations = json.loads(study.read_text())
         best = max(combinations.values(), key=_median)
-        figures = {name: one["values"] for name, one in best["figures"].items()}
-        runs = [run for run in sorted(path.iterdir()) if (run / "result.json").is_file()]
+        figures, run = {name: one["values"] for name, one in best["figures"].items()}, path / best["runs"][0]
     elif result.is_file():
-        figures, runs = {name: [value] for name, value in json.loads(result.read_text())["figures"].items()}, [path]
+        figures, run = {name: [value] for name, value in json.loads(result.read_text())["figures"].items()}, path
     else:
         raise UserError(f"{path} holds no result.json or study.json; compare takes a finished run, study or evaluation")
-    model, task_cfg = read_part(runs[0], ModelConfig, "model"), read_part(runs[0], SupervisedConfig, "task")
+    model, task_cfg = read_part(run, ModelConfig, "model"), read_part(run, SupervisedConfig, "task")
     task = make_task(task_cfg)
     assert task.supervised
-    setting = f"features {task_cfg.features.layers}" if task_cfg.features.frozen else "fine-tuned"
-    named, stored = _model(model, task.heads_of(architecture_of(model))), runs[0] / "environment.json"
+    drawn = not read_part(run, str, "init_from")
+    setting = "from scratch" if drawn else "fine-tuned"
+    if task_cfg.features.frozen:
+        setting = f"features {task_cfg.features.layers}{', from scratch' if drawn else ''}"
+    named, stored = _model(model, task.heads_of(architecture_of(model))), run / "environment.json"
     hardware = _hardware(json.loads(stored.read_text()) if stored.is_file() else environment())
     return [
         Measured(*named, task.supervised.name, metric, setting, _scaled(metric, values), hardware)
@@ -105,9 +108,13 @@ def measure(path: epath.PathLike) -> list[Measured]:
 
 
 def peers(one: Measured) -> list[Published]:
-    """What papers report of that family on that task by that metric; the same size first."""
-    keys = ("family", "task", "metric", "setting")
-    found = [p for p in published() if all(getattr(p, key) == getattr(one, key) for key in keys)]
+    """What papers report of that family on that task by that metric, of a test split's figures on test splits alone;
+    the same size first."""
+    metric = one.metric.removeprefix("test_")
+    keys = {"family": one.family, "task": one.task, "metric": metric, "setting": one.setting}
+    found = [p for p in published() if all(getattr(p, key) == value for key, value in keys.items())]
+    if metric != one.metric:
+        found = [p for p in found if p.split.endswith("test")]
     return sorted(found, key=lambda p: not _same_size(p, one))
 
 

@@ -1,6 +1,5 @@
 """The verbs of `python -m lmjax` that evaluate models; see `lmjax.commands`."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,6 +38,7 @@ def evaluate(
         data: The folder of the tasks' files; by default $LMJAX_DATA, or ../shared/data without it.
         out: Write the results to this JSON file too; it is complete after each task.
     """
+    from lmjax.data.files import data_folder
     from lmjax.evals import evaluate as evals
     from lmjax.evals.fewshot import TASKS
 
@@ -58,7 +58,7 @@ def evaluate(
         batch_size=batch_size,
         progress=True,
     )
-    lm, folder = load(model), data or os.environ.get("LMJAX_DATA", "../shared/data")
+    lm, folder = load(model), data or data_folder()
     for name, metrics in evals.run(lm, model, tasks, folder, protocol, out):
         figures = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in metrics.items())
         print(f"{name:18} {figures}")
@@ -87,12 +87,13 @@ def probe(
         data: The folder of the tasks' files; by default $LMJAX_DATA, or ../shared/data without it.
         out: The directory for results.json, layers.png and the vectors; the same command again starts from these.
     """
+    from lmjax.data.files import data_folder
     from lmjax.evals import probe as probing
     from lmjax.evals.probe_tasks import PROBES
     from lmjax.interop import load
 
     cfg = probing.ProbeConfig(limit=limit, steps=steps, seed=seed, batch_size=batch_size, progress=True)
-    lm, folder = load(model), data or os.environ.get("LMJAX_DATA", "../shared/data")
+    lm, folder = load(model), data or data_folder()
     print(probing.table(dict(probing.probe(lm, model, tasks or tuple(PROBES), folder, out, cfg))))
     print(f"{out}: results.json, layers.png")
 

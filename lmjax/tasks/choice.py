@@ -22,7 +22,7 @@ from lmjax.metrics import accuracy
 from lmjax.models.task_layers import TaskLayer
 from lmjax.models.wrapped import Wrapped
 from lmjax.tasks.classification import read_texts
-from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
+from lmjax.tasks.task import Features, Figures, FilesConfig, Predictions, Supervised, Task, index_lines, labelled_task
 from lmjax.types import Batch, Outputs
 
 
@@ -107,9 +107,7 @@ def baselines(train: Encoded, heldout: Encoded) -> dict[str, dict[str, float]]:
 
 
 def prediction_files(
-    labels: tuple[str, ...], data: str, name: str, split: Encoded, predictions: Predictions
+    labels: tuple[str, ...], data: str, name: str, split: Encoded, predictions: Predictions, heldout: Figures
 ) -> dict[str, str]:
     """Index and chosen label a line."""
-    chosen = np.argmax(predictions["class_logits"], -1)
-    lines = ["index\tprediction", *(f"{index}\t{labels[label]}" for index, label in enumerate(chosen))]
-    return {f"{data}.tsv": "".join(f"{line}\n" for line in lines)}
+    return {f"{data}.tsv": index_lines(labels[label] for label in np.argmax(predictions["class_logits"], -1))}

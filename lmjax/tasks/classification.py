@@ -24,7 +24,7 @@ from lmjax.data.tokenizers import Tokenizer
 from lmjax.metrics import METRICS
 from lmjax.models.task_layers import TaskLayer
 from lmjax.models.wrapped import Wrapped
-from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
+from lmjax.tasks.task import Features, Figures, FilesConfig, Predictions, Supervised, Task, index_lines, labelled_task
 from lmjax.types import Array, Batch, Outputs
 
 
@@ -160,9 +160,8 @@ def baselines(record: LabelledSet, train: Encoded, heldout: Encoded) -> dict[str
     return {name: {"majority": METRICS[name](heldout.features["labels"], majority)} for name in record.metrics}
 
 
-def files(record: LabelledSet, name: str, split: Encoded, predictions: Predictions) -> dict[str, str]:
-    """GLUE's submission format: index and prediction; labels by their official strings, scores with three decimals."""
+def files(record: LabelledSet, name: str, split: Encoded, predictions: Predictions, heldout: Figures) -> dict[str, str]:
+    """GLUE's submission format; labels by their official strings, scores with three decimals."""
     found = answers(record, predictions)
     shown = [record.labels[i] for i in found] if record.labels else [f"{value:.3f}" for value in found]
-    lines = ["index\tprediction", *(f"{index}\t{label}" for index, label in enumerate(shown))]
-    return {f"{record.submission[name]}.tsv": "".join(f"{line}\n" for line in lines)}
+    return {f"{record.submission[name]}.tsv": index_lines(shown)}

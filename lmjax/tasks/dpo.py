@@ -32,7 +32,7 @@ from lmjax.tasks.preferences import (
     pair_figures,
     read_splits,
 )
-from lmjax.tasks.task import Features, Predictions, Supervised, Task, labelled_task
+from lmjax.tasks.task import Features, Figures, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Batch, Mean, Outputs
 
 
@@ -130,7 +130,7 @@ def score(beta: float, split: Encoded, predictions: Predictions) -> dict[str, fl
     return pair_figures(margins_of(beta, split, predictions), np.array(split.notes))
 
 
-def files(beta: float, name: str, split: Encoded, predictions: Predictions) -> dict[str, str]:
+def files(beta: float, name: str, split: Encoded, predictions: Predictions, heldout: Figures) -> dict[str, str]:
     """margins.jsonl, a pair's margin a line; calibration.json, see `calibration`."""
     margins = margins_of(beta, split, predictions)
     lines = "".join(f"{margin:.6f}\n" for margin in margins)

@@ -57,7 +57,7 @@ def instruction(cfg: InstructionConfig) -> Task:
             predict=predict,
             score=score,
             baselines=baselines,
-            files=lambda name, split, predictions: {},
+            files=lambda name, split, predictions, heldout: {},
             chat_template=template,
         ),
         language_model=True,

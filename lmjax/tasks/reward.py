@@ -35,7 +35,7 @@ from lmjax.tasks.preferences import (
     pair_figures,
     read_splits,
 )
-from lmjax.tasks.task import Features, Predictions, Supervised, Task, labelled_task
+from lmjax.tasks.task import Features, Figures, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Array, Batch, Mean, Outputs
 
 
@@ -164,7 +164,7 @@ def baselines(train: Encoded, heldout: Encoded) -> dict[str, dict[str, float]]:
     return {"accuracy": {"chance": 0.5, "longer": float(np.mean((longer + 1) / 2))}}
 
 
-def files(name: str, split: Encoded, predictions: Predictions) -> dict[str, str]:
+def files(name: str, split: Encoded, predictions: Predictions, heldout: Figures) -> dict[str, str]:
     """rewards.jsonl, a prompt's rewards and ranks a line; calibration.json, see `calibration`."""
     ranks = np.asarray(split.features["ranks"])
     row, better, worse = pairs_of(ranks).T

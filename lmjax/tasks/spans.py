@@ -30,7 +30,7 @@ from lmjax.errors import UserError
 from lmjax.models.task_layers import TaskLayer
 from lmjax.models.wrapped import Wrapped
 from lmjax.tasks.answers import COMPARE, Candidate, best_match, best_threshold, n_best, probabilities
-from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
+from lmjax.tasks.task import Features, Figures, FilesConfig, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Batch, Outputs
 
 
@@ -163,12 +163,10 @@ def best_text(candidates: Sequence[Candidate]) -> str:
 
 def null_threshold(cfg: SpanConfig, found: Sequence[tuple[dict[str, Any], list[Candidate], float]]) -> float:
     """The odds above which no answer is given, with the best F1 on these questions; where no question is unanswerable,
-    infinite; where their answers are not told, 0 as in the original."""
+    infinite."""
     record = squad.span_set(cfg.data)
     if not record.unanswerable:
         return float("inf")
-    if any(question["answers"] is None for question, _, _ in found):
-        return 0.0
     f1 = COMPARE[record.chinese][1]
     scores = np.array([best_match(f1, question["answers"], best_text(best)) for question, best, _ in found])
     odds = np.array([odd for *_, odd in found])
@@ -202,12 +200,14 @@ def baselines(record: squad.SpanSet, train: Encoded, heldout: Encoded) -> dict[s
     return {name: {"no answer": share} for name in ("f1", "exact")}
 
 
-def prediction_files(cfg: SpanConfig, name: str, split: Encoded, predictions: Predictions) -> dict[str, str]:
-    """The original's three files by question ids: the answer, the n-best list, and the odds of no answer."""
-    found = list(answered(cfg, split, predictions))
-    threshold = null_threshold(cfg, found)
+def prediction_files(
+    cfg: SpanConfig, name: str, split: Encoded, predictions: Predictions, heldout: Figures
+) -> dict[str, str]:
+    """The original's three files by question ids: the answer, the n-best list, and the odds of no answer. None is given
+    above the threshold of the held-out questions."""
+    threshold = heldout.get("null_threshold", float("inf"))
     answers, lists, null_odds = {}, {}, {}
-    for question, best, odds in found:
+    for question, best, odds in answered(cfg, split, predictions):
         answers[question["id"]] = "" if odds > threshold else best_text(best)
         shares = probabilities(best)
         lists[question["id"]] = [

@@ -24,7 +24,7 @@ from lmjax.errors import UserError
 from lmjax.metrics import entity_scores
 from lmjax.models.task_layers import TaskLayer
 from lmjax.models.wrapped import Wrapped
-from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
+from lmjax.tasks.task import Features, Figures, FilesConfig, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Batch, Outputs
 
 Context = Literal["sentence", "document"]
@@ -32,7 +32,8 @@ Context = Literal["sentence", "document"]
 
 @dataclass(frozen=True, kw_only=True)
 class TaggingConfig(FilesConfig):
-    """One of the sets of `data.tagged`; held out are whole documents, and a `limit` is of sentences."""
+    """One of the sets of `data.tagged`; held out are whole documents (sentences, where no -DOCSTART- begins one), and a
+    `limit` is of sentences."""
 
     context: Context = "sentence"
 
@@ -51,7 +52,9 @@ def tagging(cfg: TaggingConfig) -> Task:
 
     def encode_splits(tokenizer: Tokenizer, length: int) -> dict[str, Encoded]:
         splits = {name: read_sentences(file, cfg.data) for name, file in files().items()}
-        splits = hold_out(splits, cfg.heldout_share, 0, cfg.folder, lambda sentence: sentence.document)
+        documents = len({sentence.document for sentence in splits["train"]})
+        group = (lambda sentence: sentence.document) if documents > 1 else None
+        splits = hold_out(splits, cfg.heldout_share, 0, cfg.folder, group)
         encoded = {}
         for split, sentences in splits.items():
             chosen = None
@@ -148,7 +151,9 @@ def baselines(train: Encoded, heldout: Encoded) -> dict[str, dict[str, float]]:
     return {"accuracy": {"no entity": float(np.mean(np.asarray(heldout.features["labels"])[words] == 0))}}
 
 
-def prediction_files(record: TaggedSet, name: str, split: Encoded, predictions: Predictions) -> dict[str, str]:
+def prediction_files(
+    record: TaggedSet, name: str, split: Encoded, predictions: Predictions, heldout: Figures
+) -> dict[str, str]:
     """conlleval's columns: word, tag, predicted tag; a blank line behind each sentence."""
     right = tags_of(record, split, np.asarray(split.features["labels"]))
     found = tags_of(record, split, predictions["labels"])

@@ -1,6 +1,6 @@
 """What a task is: how rows become batches, what the model carries on top, and what is optimised."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,6 +65,7 @@ class FilesConfig(SupervisedConfig):
 
 
 Predictions = Mapping[str, np.ndarray]  # name -> [rows, ...], in the order of the split
+Figures = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class Supervised:
       predict: Outputs -> {name: [rows, ...]}, what is kept of each row.
       score: (split, predictions) -> figures; the task's headline among them.
       baselines: (training split, held-out split) -> {figure: {the baseline's name: value}}.
-      files: (the split's name, split, predictions) -> {name: text} of prediction files in the official format.
+      files: (the split's name, split, predictions, the held-out figures) -> {name: text} of prediction files in the
+        official format.
       layer: what stands on the backbone, if classes of Hugging Face's have the same (not every family's do).
       new_tokens: rows of the word table behind the tokenizer's.
       sequences: how many sequences of the row length a row holds.
@@ -95,9 +97,9 @@ class Supervised:
     encode: Callable[[Tokenizer, int], Mapping[str, Encoded]]
     read: Read
     predict: Callable[[Outputs], Mapping[str, Array]]
-    score: Callable[[Encoded, Predictions], Mapping[str, float]]
-    baselines: Callable[[Encoded, Encoded], Mapping[str, Mapping[str, float]]]
-    files: Callable[[str, Encoded, Predictions], Mapping[str, str]]
+    score: Callable[[Encoded, Predictions], Figures]
+    baselines: Callable[[Encoded, Encoded], Mapping[str, Figures]]
+    files: Callable[[str, Encoded, Predictions, Figures], Mapping[str, str]]
     layer: TaskLayer | None = None
     new_tokens: int = 0
     sequences: int = 1
@@ -163,6 +165,11 @@ def labelled_task(
         larger_is_better=True,
         supervised=supervised,
     )
+
+
+def index_lines(shown: Iterable[str]) -> str:
+    """A file of predictions as GLUE takes them: their index and what was predicted, a line each."""
+    return "".join(f"{line}\n" for line in ["index\tprediction", *(f"{i}\t{one}" for i, one in enumerate(shown))])
 
 
 def adapted(task: Task, cfg: SupervisedConfig) -> Task:

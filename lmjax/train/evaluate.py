@@ -89,18 +89,20 @@ def evaluate_examples(
     mesh: Mesh,
     examples: Mapping[str, Encoded],
 ) -> dict[str, Any]:
-    """The losses and the task's own figures on each labelled split but the training one; of others than "heldout" with
-    the split's name in front."""
+    """The losses and the task's own figures on each labelled split but the training one, named as by `of_split`."""
     assert task.supervised
     figures: dict[str, Any] = {}
     for name, split in examples.items():
         if name == "train" or not split.labelled:
             continue
         means, predictions = predict(step, params, batches(name), mesh, len(split))
-        found = means | dict(task.supervised.score(split, predictions))
-        prefix = "" if name == "heldout" else f"{name}_"
-        figures |= {f"{prefix}{key}": value for key, value in found.items()}
+        figures |= of_split(name, means | dict(task.supervised.score(split, predictions)))
     return figures
+
+
+def of_split(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of a split under the names that they have among those of others: "heldout" ones keep theirs."""
+    return {key if name == "heldout" else f"{name}_{key}": value for key, value in figures.items()}
 
 
 def baselines(

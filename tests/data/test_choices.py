@@ -35,6 +35,11 @@ def test_bad_rows_are_one_line(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(UserError, match=says):
             read_choices(file, name, True)
+    file.write_text("ID\tQuestion Stem\tChoices\n7\tWhat\t(A) a (B) b (C) c (D) d\n8\tWhat\t(A) a (B) b\n")
+    with pytest.raises(UserError, match=r"train\.tsv, question 2: 2 choices, not 4"):  # each is to be answered
+        read_choices(file, "openbookqa", False)
+    file.write_text("7\tWhat\t(A) a (B) b (C) c (D) d\tWhat\tC\n")
+    assert read_choices(file, "openbookqa", False) == [Choice("What", ("a", "b", "c", "d"), 2)]
     with pytest.raises(UserError, match="unknown set of choices 'swagg'; did you mean"):
         read_choices(file, "swagg", True)
 

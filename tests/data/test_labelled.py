@@ -46,7 +46,7 @@ def written(path: Path, text: str) -> epath.Path:
 
 def complaint(file: epath.Path, name: str) -> str:
     with pytest.raises(UserError) as error:
-        read_file(file, name, has_labels=True)
+        read_file(file, name, needs_labels=True)
     assert "\n" not in str(error.value)
     return str(error.value).removeprefix(f"{file}, ")
 
@@ -56,10 +56,10 @@ def test_a_line_below_the_official_header(name: str, tmp_path: Path) -> None:
     header, line, texts, label = ROWS[name]
     text = f"{header}\n{line}\n" if header else f"{line}\n"
     file = written(tmp_path / "train.tsv", "\ufeff" + text.replace("\n", "\r\n"))
-    assert read_file(file, name, has_labels=True) == [Example(texts, label)]
+    assert read_file(file, name, needs_labels=True) == [Example(texts, label)]
     with gzip.open(tmp_path / "train.tsv.gz", "wt") as packed:
         packed.write(text)
-    assert read_file(epath.Path(tmp_path / "train.tsv.gz"), name, has_labels=True) == [Example(texts, label)]
+    assert read_file(epath.Path(tmp_path / "train.tsv.gz"), name, needs_labels=True) == [Example(texts, label)]
 
 
 def test_the_mismatched_side_has_more_columns(tmp_path: Path) -> None:
@@ -68,24 +68,33 @@ def test_the_mismatched_side_has_more_columns(tmp_path: Path) -> None:
     more = "\tlabel2\tlabel3\tlabel4\tlabel5\tgold_label"
     header = (header or "").replace("\tgold_label", more)
     file = written(tmp_path / "dev_matched.tsv", f"{header}\n{line}\tneutral\tneutral\tneutral\tentailment\n")
-    assert read_file(file, "mnli", has_labels=True) == [Example(texts, 1)]
+    assert read_file(file, "mnli", needs_labels=True) == [Example(texts, 1)]
 
 
-def test_files_of_tests_have_no_labels(tmp_path: Path) -> None:
-    test = written(tmp_path / "test.tsv", "index\tsentence\n0\tBill is here.\n")
-    assert read_file(test, "cola", has_labels=False) == [Example(("Bill is here.",), None)]
+def test_labels_of_test_files_are_read_where_they_are(tmp_path: Path) -> None:
+    for name, text, found in (
+        ("cola", "index\tsentence\n0\tBill is here.\n", Example(("Bill is here.",), None)),
+        ("cola", "0\tBill is here.\n", Example(("Bill is here.",), None)),
+        ("cola", "gj04\t1\t\tBill is here.\n", Example(("Bill is here.",), 1)),
+        ("lcqmc", "text_a\ttext_b\tlabel\n谁\t什么\t1\n", Example(("谁", "什么"), 1)),
+        ("lcqmc", "谁\t什么\t1\n", Example(("谁", "什么"), 1)),
+    ):
+        assert read_file(written(tmp_path / "test.tsv", text), name, needs_labels=False) == [found]
+    bad = written(tmp_path / "test.tsv", "谁\t什么\t2\n")
+    with pytest.raises(UserError, match="line 1: label '2' is none of 0, 1"):
+        read_file(bad, "lcqmc", needs_labels=False)
     (tmp_path / "train.tsv").touch()
     assert list(find_splits("cola", labelled_set("cola").files, KINDS, str(tmp_path), {})) == ["train", "test"]
 
 
 def test_without_a_header_columns_stand_in_their_order(tmp_path: Path) -> None:
     file = written(tmp_path / "train.tsv", '0\t1\t2\t"Why?\tHow?\t1\n')
-    assert read_file(file, "qqp", has_labels=True) == [Example(('"Why?', "How?"), 1)]
+    assert read_file(file, "qqp", needs_labels=True) == [Example(('"Why?', "How?"), 1)]
 
 
 def test_commas_and_quotes_of_a_csv(tmp_path: Path) -> None:
     file = written(tmp_path / "train.csv", 'label,review\n1,"不错，""很好"", 真的"\n')
-    assert read_file(file, "chnsenticorp", has_labels=True) == [Example(('不错，"很好", 真的',), 1)]
+    assert read_file(file, "chnsenticorp", needs_labels=True) == [Example(('不错，"很好", 真的',), 1)]
 
 
 def test_what_is_wrong_with_a_line(tmp_path: Path) -> None:
@@ -107,8 +116,19 @@ def test_what_is_wrong_with_a_line(tmp_path: Path) -> None:
 def test_broken_rows_of_qqp_are_counted_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     header, line, texts, label = ROWS["qqp"]
     file = written(tmp_path / "train.tsv", f"{header}\n{line}\n1\t3\t4\tWhy?\n2\t5\t6\tWhy?\t\t0\n")
-    assert read_file(file, "qqp", has_labels=True) == [Example(texts, label)]
+    assert read_file(file, "qqp", needs_labels=True) == [Example(texts, label)]
     assert "2 of 3 rows left out" in capsys.readouterr().out
+
+
+def test_each_row_without_a_label_is_predicted(tmp_path: Path) -> None:
+    """Or else all that follow would have the wrong number."""
+    text = "id\tquestion1\tquestion2\n0\tWhy?\t\n1\tWhy?\tHow?\n"
+    file = written(tmp_path / "test.tsv", text)
+    found = [Example(("Why?", ""), None), Example(("Why?", "How?"), None)]
+    assert read_file(file, "qqp", needs_labels=False) == found
+    file = written(tmp_path / "test.tsv", f"{text}2\tWhy?\n")
+    with pytest.raises(UserError, match="line 4: 2 columns, not 3"):
+        read_file(file, "qqp", needs_labels=False)
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
@@ -121,18 +141,31 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         labelled_set("mprc")
 
 
-def test_tfds_has_other_columns_and_another_order_of_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As glue/mnli's builder has them: entailment, neutral, contradiction, and -1 in tests."""
+def test_tfds_has_other_columns_and_other_orders(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Labels as glue/mnli's builder has them: entailment, neutral, contradiction, and -1 in tests; rows as they are
+    stored, shuffled."""
 
     def rows(builder: str, split: str) -> list[dict]:
         label = -1 if split.startswith("test") else 0
-        return [{"premise": "雨 ".encode(), "hypothesis": split.encode(), "label": label, "idx": 0}]
+        a, b = ("premise", "hypothesis") if builder == "glue/mnli" else ("question1", "question2")
+        texts = {2: split, 0: "雨 ", 1: missing}
+        return [{a: f"{i}".encode(), b: text.encode(), "label": label, "idx": i} for i, text in texts.items()]
 
     monkeypatch.setattr("lmjax.data.labelled.prepared", lambda name, data_dir: name)
     monkeypatch.setattr("lmjax.data.labelled.rows_of", rows)
+    missing = "雪"
     found = dict(read_tfds("mnli", ""))
-    assert found["mismatched"] == [Example(("雨", "validation_mismatched"), 1)]
-    assert found["test"] == [Example(("雨", "test_matched"), None)]
+    pairs = [("0", "雨"), ("1", "雪"), ("2", "validation_mismatched")]
+    assert found["mismatched"] == [Example(texts, 1) for texts in pairs]
+    assert found["test"] == [Example(texts, None) for texts in (*pairs[:2], ("2", "test_matched"))]
+    missing = " "
+    with pytest.raises(UserError, match="glue/mnli train, row 1: column 'sentence2' is empty"):
+        dict(read_tfds("mnli", ""))
+    found = dict(read_tfds("qqp", ""))
+    assert [len(found[split]) for split in ("train", "heldout", "test")] == [2, 2, 3]
+    assert "glue/qqp train: 1 of 3 rows left out" in capsys.readouterr().out
     with pytest.raises(UserError, match="TensorFlow Datasets has no lcqmc"):
         dict(read_tfds("lcqmc", ""))
 
@@ -141,4 +174,4 @@ def test_tfds_has_other_columns_and_another_order_of_labels(monkeypatch: pytest.
 def test_real_files(name: str, shared_data) -> None:
     folder, train, heldout = REAL[name]
     files = find_splits(name, labelled_set(name).files, KINDS, str(shared_data(folder)), {})
-    assert [len(read_file(files[split], name, has_labels=True)) for split in ("train", "heldout")] == [train, heldout]
+    assert [len(read_file(files[split], name, needs_labels=True)) for split in ("train", "heldout")] == [train, heldout]

@@ -67,8 +67,12 @@ def test_prompts(name, folder):
 
 
 def test_minimal_pairs_come_from_each_paradigm_in_turn(folder):
-    rows = rows_of(TASKS["blimp"], folder, TASKS["blimp"].files, 3)
-    assert [row["sentences"][0] for row in rows] == ["The dog ran.", "A bank is here.", "Dogs run."]
+    """And a short paradigm ends none of the others."""
+    wanted = ["The dog ran.", "A bank is here.", "Dogs run.", "Banks are here."]
+    assert [row["sentences"][0] for row in rows_of(TASKS["blimp"], folder, TASKS["blimp"].files, 3)] == wanted[:3]
+    (folder / "blimp/b.jsonl").write_text(json.dumps(ROWS["blimp/b.jsonl.gz"][0]) + "\n")
+    rows = rows_of(TASKS["blimp"], folder, ["blimp/a.jsonl.gz", "blimp/b.jsonl"])
+    assert [row["sentences"][0] for row in rows] == wanted[:3]
 
 
 def test_demonstrations_follow_the_seed_and_are_never_the_row_itself():
@@ -123,7 +127,7 @@ def test_files_that_are_not_there_or_hold_nothing(folder):
     (folder / "empty").write_text("")
     with pytest.raises(UserError, match="empty holds no rows"):
         rows_of(TASKS["piqa"], folder, ["empty"])
-    with pytest.raises(UserError, match="empty holds no rows"):
+    with pytest.raises(UserError, match="empty has no question with 4 choices"):
         rows_of(TASKS["openbookqa"], folder, ["empty"])
     (folder / "short").write_text("one line\n")
     with pytest.raises(UserError, match="have not as many lines"):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lmjax.evals.generated import bleu, exact_match, nq_normalized, rouge, squad_normalized, triviaqa_normalized
+from lmjax.evals.generated import bleu, exact_match, nq_normalized, rouge, triviaqa_normalized
+from lmjax.tasks.answers import normalize
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,7 @@ from lmjax.evals.generated import bleu, exact_match, nq_normalized, rouge, squad
     ],
 )
 def test_normalisations(text, squad, nq, triviaqa):
-    assert (squad_normalized(text), nq_normalized(text), triviaqa_normalized(text)) == (squad, nq, triviaqa)
+    assert (normalize(text), nq_normalized(text), triviaqa_normalized(text)) == (squad, nq, triviaqa)
 
 
 def test_exact_match_takes_any_accepted_answer():

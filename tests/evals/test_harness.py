@@ -9,6 +9,7 @@ import pytest
 
 from lmjax.errors import UserError
 from lmjax.evals.scoring import Request, score
+from lmjax.generate import Sampling, generate
 from lmjax.interop import LanguageModel
 from tests.models.tiny import noisy, tiny
 from tests.tiny_runs import tiny_tokenizer
@@ -50,13 +51,16 @@ def test_log_likelihoods(harness, lm):
 def test_rolling_log_likelihoods_score_each_token_once(harness, lm):
     short, long = "The dog barked.", "Nobody knows why the postman ran away. " * 9
     found = harness.HarnessModel(lm, 4).loglikelihood_rolling([Instance((short,)), Instance((long,))])
-    ids = lm.tokenizer.encode(short)
-    assert found[0] == pytest.approx(
-        score(lm, [Request([lm.tokenizer.eos_id], ids)])[0].log_probabilities.sum(), rel=1e-5
-    )
-    count = len(lm.tokenizer.encode(long))
-    assert count > 96
-    assert found[1] / count == pytest.approx(found[0] / len(ids), rel=0.5)
+    eos = lm.tokenizer.eos_id
+    for text, value in zip((short, long), found, strict=True):
+        ids = lm.tokenizer.encode(text)
+        cut = [Request([eos], ids[:48])] + [
+            Request(ids[i - 48 + len(ids[i : i + 48]) - 1 : i], ids[i : i + 48]) for i in range(48, len(ids), 48)
+        ]
+        assert sum(len(one.continuation) for one in cut) == len(ids)
+        expected = sum(one.log_probabilities.sum() for one in score(lm, cut))
+        assert value == pytest.approx(expected, rel=1e-5)
+    assert len(ids) > 96
 
 
 def test_generated_text_ends_before_a_stop(harness, lm):
@@ -64,6 +68,10 @@ def test_generated_text_ends_before_a_stop(harness, lm):
     prompts = ["The dog", "A river " * 60, ""]
     model = harness.HarnessModel(lm, 2)
     found = model.generate_until([Instance((prompt, options)) for prompt in prompts])
+    # Of the long prompt the end is read, of the empty one the token that begins a text.
+    ids = [lm.tokenizer.encode("The dog"), lm.tokenizer.encode(prompts[1])[-40:], [lm.tokenizer.eos_id]]
+    new = generate(lm.config, lm.params, ids, Sampling(8, temperature=0.0), eos_id=lm.tokenizer.eos_id)
+    assert found == [lm.tokenizer.decode(one).partition("\n\n")[0] for one in new]
     assert found[0]
     stop = found[0][2:4]
     cut = model.generate_until([Instance((prompts[0], options | {"until": stop}))])

@@ -36,10 +36,13 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"device": "cpu", "devices": 1, "threads": 2, "processor": "AMD EPYC"}
 
 
-def write_result(directory: Path, value: float, model: Any = None, layers: Any = "none") -> Path:
+def write_result(
+    directory: Path, value: float, model: Any = None, layers: Any = "none", init_from: str = "model"
+) -> Path:
     directory.mkdir(parents=True)
     task = ClassificationConfig(data="mrpc", features=FeatureConfig(layers))
-    cfg = RunConfig(model=model or preset("bert-base-uncased"), task=task, data=(), stages=())
+    model = model or preset("bert-base-uncased")
+    cfg = RunConfig(model=model, task=task, data=(), stages=(), init_from=init_from)
     (directory / "config.json").write_text(json.dumps(stored(cfg)))
     (directory / "environment.json").write_text(json.dumps(ENVIRONMENT))
     result = {"step": 1, "headline": "f1", "figures": {"f1": value, "accuracy": 0.5}, "larger_is_better": True}
@@ -58,6 +61,15 @@ def test_every_published_figure_is_of_a_known_model_and_stands_once() -> None:
     assert found == {"GLUE test": 88.9}
     small = [p for p in figures if (p.preset, p.task, p.setting) == ("gpt3-175b", "piqa", "few-shot")]
     assert [p.value for p in small] == [82.3]
+    sums = [p.value for p in figures if (p.preset, p.task) == ("gpt3-175b", "add_3_digits")]
+    assert sums == [80.4]
+    similar = {(p.preset, p.metric): p.value for p in figures if p.task == "stsb" and p.family != "bert"}
+    assert similar == {
+        ("roberta-base", "pearson"): 91.2,
+        ("roberta-large", "pearson"): 92.4,
+        ("openai-gpt", "pearson"): 82.0,
+        ("openai-gpt", "spearman"): 80.0,
+    }
 
 
 def test_a_run_beside_its_paper(tmp_path: Path) -> None:
@@ -73,24 +85,37 @@ def test_a_run_beside_its_paper(tmp_path: Path) -> None:
     (frozen, _) = measure(write_result(tmp_path / "frozen", 0.8, layers="mix"))
     assert frozen.setting == "features mix"
     assert comparison([frozen]).splitlines()[-1].startswith("no paper's figure")
+    settings = [measure(write_result(tmp_path / x, 0.8, None, x, "")).pop().setting for x in ("none", "last")]
+    assert settings == ["from scratch", "features last, from scratch"]
 
 
-def test_a_study_gives_the_values_of_its_best_combination(tmp_path: Path) -> None:
+def test_figures_of_a_test_split_are_beside_those_of_test_splits() -> None:
+    """The papers': CoNLL-2003 has dev and test; and a threshold is no share."""
+    one = Measured("m", "bert", (768, 12, 3072), 1, "conll2003", "test_f1", "fine-tuned", (90.0,), "2 threads")
+    assert [(p.preset, p.split, p.value) for p in peers(one)] == [
+        ("bert-base-cased", "test", 92.4),
+        ("bert-large-cased", "test", 92.8),
+    ]
+    assert results._scaled("null_threshold", [-1.5]) == (-1.5,)
+
+
+def test_a_study_gives_the_values_and_the_model_of_its_best_combination(tmp_path: Path) -> None:
     small = BertConfig(
         vocab_size=90, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
         max_position_embeddings=64,
     )  # fmt: skip
-    write_result(tmp_path / "lr=1_seed=0", 0.875, small)
-    figures = {"low": [0.5, 0.5], "high": [0.75, 0.875]}
+    write_result(tmp_path / "lr=1_seed=0", 0.5)
+    write_result(tmp_path / "lr=2_seed=0", 0.875, small, init_from="")
+    figures = {"lr=1": [0.5, 0.5], "lr=2": [0.75, 0.875]}
+    shared: dict[str, Any] = {"headline": "f1", "larger_is_better": True}
     study = {
-        name: {"headline": "f1", "larger_is_better": True, "figures": {"f1": {"median": max(v), "values": v}}}
+        name: shared | {"runs": [f"{name}_seed=0"], "figures": {"f1": {"median": max(v), "values": v}}}
         for name, v in figures.items()
     }
     (tmp_path / "study.json").write_text(json.dumps(study))
     (one,) = measure(tmp_path)
-    assert (one.values, one.shape) == ((75.0, 87.5), (32, 2, 64))
+    assert (one.values, one.shape, one.setting) == ((75.0, 87.5), (32, 2, 64), "from scratch")
     assert spread(one) == "81.25 ± 8.84"
-    assert "another size" in comparison([one])
 
 
 def test_an_evaluation(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_figures_and_files_of_a_split() -> None:
     assert figures["accuracy"] == pytest.approx(3 / 4)
     assert figures["shift"] == pytest.approx((2.0 - 1.0) / 2)
     assert task.baselines(split, split)["accuracy"] == {"chance": 0.5, "longer": 0.75}
-    files = task.files("heldout", split, found)
+    files = task.files("heldout", split, found, {})
     lines = [json.loads(line) for line in files["rewards.jsonl"].splitlines()]
     assert lines == [{"rewards": [1.0, 2.0, 0.5], "ranks": [2, 1, 3]}, {"rewards": [-1.0, 1.0], "ranks": [1, 2]}]
     assert sum(row["pairs"] for row in json.loads(files["calibration.json"])) == 4

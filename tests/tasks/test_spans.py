@@ -85,7 +85,7 @@ def test_figures_and_prediction_files(split: Encoded) -> None:
     assert figures["f1"] == pytest.approx((1 + 2 / 3 + 1) / 3)
     assert figures["exact"] == pytest.approx(2 / 3)
     assert (figures["exact_answerable"], figures["exact_unanswerable"]) == (1 / 2, 1)
-    files = {name: json.loads(text) for name, text in task.files("heldout", split, found).items()}
+    files = {name: json.loads(text) for name, text in task.files("heldout", split, found, figures).items()}
     assert files["predictions.json"] == {"0": "postman", "1": "The dog barked", "2": ""}
     assert files["nbest_predictions.json"]["0"][0]["text"] == "postman"
     assert sum(best["probability"] for best in files["nbest_predictions.json"]["2"]) == pytest.approx(1)
@@ -93,15 +93,19 @@ def test_figures_and_prediction_files(split: Encoded) -> None:
     assert task.baselines(split, split) == {name: {"no answer": pytest.approx(1 / 3)} for name in ("f1", "exact")}
     untold = [question._replace(answers=None) for question in QUESTIONS]
     hidden = encode(untold, tiny_tokenizer("wordpiece"), LENGTH, CFG, training=False)
-    assert json.loads(task.files("test", hidden, found)["predictions.json"]) == files["predictions.json"]
+    of_test = task.files("test", hidden, found, figures)
+    assert json.loads(of_test["predictions.json"]) == files["predictions.json"]
+    low = task.files("test", hidden, found, figures | {"null_threshold": -100.0})
+    assert json.loads(low["predictions.json"]) == dict.fromkeys("012", "")
 
 
 def test_squad1_always_answers(split: Encoded) -> None:
     task = make_task(replace(CFG, data="squad1")).supervised
     assert task
     found = logits_for(split, q0="", q1="The dog", q2="")
-    assert set(task.score(split, found)) == {"f1", "exact"}
-    files = task.files("heldout", split, found)
+    figures = task.score(split, found)
+    assert set(figures) == {"f1", "exact"}
+    files = task.files("heldout", split, found, figures)
     assert set(files) == {"predictions.json", "nbest_predictions.json"}
     assert all(json.loads(files["predictions.json"]).values())
     assert task.baselines(split, split) == {}

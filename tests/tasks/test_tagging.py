@@ -1,6 +1,7 @@
 """A tag for each word: rows with and without context, figures, prediction files, refusals."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,9 +80,20 @@ def test_figures_and_prediction_files() -> None:
     assert (figures["precision"], figures["recall"], figures["f1"]) == (3 / 4, 3 / 4, 3 / 4)
     assert figures["strict_f1"] == pytest.approx(2 * 3 / (4 + 3))
     assert task.baselines(split, split) == {"accuracy": {"no entity": pytest.approx(2 / 9)}}
-    (text,) = task.files("heldout", split, {"labels": found}).values()
+    (text,) = task.files("heldout", split, {"labels": found}, {}).values()
     assert text.startswith("The O O\nold B-PER O\npostman I-PER I-PER\nran O O\n\nunbelievable B-MISC B-MISC\n")
     assert text.endswith("bank I-LOC I-LOC\n\n")
+
+
+def test_sentences_are_held_out_where_there_are_no_documents(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("".join(f"{word}\tO\n\n" for word in SENTENCES[0].words))
+    cfg = TaggingConfig(data="msra_ner", folder=str(tmp_path), heldout_share=0.25)
+    task = make_task(cfg).supervised
+    assert task
+    assert {name: len(split) for name, split in task.encode(tiny_tokenizer("wordpiece"), 24).items()} == {
+        "train": 3,
+        "heldout": 1,
+    }
 
 
 def test_the_loss_weighs_words() -> None:
