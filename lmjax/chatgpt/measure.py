@@ -2,9 +2,9 @@
 lies from what the tuned model says."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
 from lmjax.chatgpt import world
@@ -26,7 +26,7 @@ def measure(recipe: Recipe, runs: Mapping[str, str]) -> dict[str, dict[str, Figu
     The pretrained model is merely prompted: it gets the tuned model's chat template.
     """
     reference, judge = load(recipe.path("tuned/best")), load_reward_model(recipe.path("judge"))
-    asked = [turns[-1].text for _, turns in read_prompts(Path(recipe.path("world/tests.jsonl")))]
+    asked = [turns[-1].text for _, turns in read_prompts(epath.Path(recipe.path("world/tests.jsonl")))]
     return {
         name: measured(load(recipe.path(run)), reference, judge, asked, recipe.seed)
         for name, run in tqdm(runs.items(), "stages", disable=None, delay=1)
@@ -36,11 +36,12 @@ def measure(recipe: Recipe, runs: Mapping[str, str]) -> dict[str, dict[str, Figu
 def measured(
     lm: LanguageModel, reference: LanguageModel, judge: RewardModel, asked: Sequence[str], seed: int
 ) -> dict[str, Figure]:
-    tokenizer, template = reference.tokenizer, reference.chat_template
+    tokenizer, template, eos_id = reference.tokenizer, reference.chat_template, reference.tokenizer.eos_id
+    assert eos_id is not None
     prompts = [prompt_tokens(template, tokenizer, [Turn("user", one)]).tolist() for one in asked]
-    new = generate(lm.config, lm.params, prompts, Sampling(ANSWER), eos_id=tokenizer.eos_id, seed=seed)
+    new = generate(lm.config, lm.params, prompts, Sampling(ANSWER), eos_id=eos_id, seed=seed)
     texts = [tokenizer.decode(tokens).strip() for tokens in new]
-    ends = [tokens + [tokenizer.eos_id] * (len(tokens) < ANSWER) for tokens in new]
+    ends = [tokens + [eos_id] * (len(tokens) < ANSWER) for tokens in new]
     requests = [Request(*both) for both in zip(prompts, ends, strict=True)]
     own, theirs = ([one.log_probabilities.sum() for one in score(model, requests)] for model in (lm, reference))
     return {

@@ -15,7 +15,7 @@ COLUMNS = ("true_reward", "score", "kl", "length")
 
 def table(found: Mapping[str, Any]) -> str:
     """Means with 95% confidence intervals, a line for each stage."""
-    lines = [HEADER]
+    lines: list[tuple[str, ...]] = [HEADER]
     for name, one in found["stages"].items():
         lines.append((NAMES[name], *("{:.2f} ± {:.2f}".format(*one[column]) for column in COLUMNS)))
     lines.append(("the best possible", f"{RIGHT + POLITE:.2f}", "", "", ""))

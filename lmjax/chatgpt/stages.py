@@ -6,9 +6,9 @@ passes over the steps that are done.
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from lmjax.chatgpt import recipe as recipes
 from lmjax.chatgpt import world
@@ -34,7 +34,7 @@ def chatgpt(recipe: Recipe) -> None:
     Raises:
       UserError: a directory of another recipe; what a step raises.
     """
-    root = Path(recipe.directory)
+    root = epath.Path(recipe.directory)
     check_same(recipe, root / "recipe.json")
     if not (root / "world/tests.jsonl").exists():
         write_world(recipe, root / "world")
@@ -74,7 +74,7 @@ def chatgpt(recipe: Recipe) -> None:
     print(f"talk to it: python -m lmjax chat {root / 'policy'}")
 
 
-def check_same(recipe: Recipe, file: Path) -> None:
+def check_same(recipe: Recipe, file: epath.Path) -> None:
     """Notes the recipe in its directory. Raises UserError where another one is noted."""
     meaning = {name: value for name, value in to_json(recipe).items() if name != "directory"}
     if not file.exists():
@@ -85,7 +85,7 @@ def check_same(recipe: Recipe, file: Path) -> None:
             raise UserError(f"{file.parent} was begun with {name} {value}, not {meaning.get(name)}; choose another one")
 
 
-def write_world(recipe: Recipe, folder: Path) -> None:
+def write_world(recipe: Recipe, folder: epath.Path) -> None:
     """What there is to read, to learn from and to be asked; the file written last says that all is there."""
     rng = np.random.default_rng(recipe.seed)
     counts = {"demonstrations": recipe.demonstrations, "asked": recipe.choices, "asked_heldout": recipe.choices // 5}
@@ -100,7 +100,7 @@ def write_world(recipe: Recipe, folder: Path) -> None:
         write_atomically(folder / name, text)
 
 
-def collect(recipe: Recipe, folder: Path) -> None:
+def collect(recipe: Recipe, folder: epath.Path) -> None:
     """The tuned model's answers to what is asked, ranked by people of the world."""
     lm, rng = load(recipe.path("tuned/best")), np.random.default_rng((recipe.seed, 1))
     for name in ("", "_heldout"):
@@ -117,7 +117,7 @@ def rewards_of(ranking: Ranking) -> list[float]:
     return [world.true_reward(ranking.turns[-1].text, answer) for answer in ranking.answers]
 
 
-def write_results(recipe: Recipe, root: Path) -> None:
+def write_results(recipe: Recipe, root: epath.Path) -> None:
     """RESULTS.json and the picture."""
     heldout = list(read_rankings(root / "world/choices_heldout.jsonl"))
     accuracy = json.loads((root / "judge/result.json").read_text())["figures"]

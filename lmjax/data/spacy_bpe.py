@@ -58,7 +58,7 @@ def standardize(text: str) -> str:
 @functools.cache
 def _libraries() -> tuple[Callable[[str], str], Callable[[str], list[str]]]:
     try:
-        import ftfy
+        import ftfy  # type: ignore[reportMissingImports] (an extra)
         import spacy  # type: ignore[reportMissingImports] (an extra)
     except ImportError as error:
         raise UserError(f"cleaning by spaCy needs {error.name}, which is missing: pip install 'lmjax[gpt1]'") from None
