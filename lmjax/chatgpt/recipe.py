@@ -45,8 +45,8 @@ class Recipe:
     seed: int = 0
     pages: int = 40_000
     steps: int = 3000
-    demonstrations: int = 2000
-    choices: int = 2000
+    demonstrations: int = 6000
+    choices: int = 4000
     iterations: int = 120
     batch_size: int = 256
     coefficient: float = 0.2
@@ -59,12 +59,12 @@ class Recipe:
 def pretrained(recipe: Recipe) -> RunConfig:
     """A GPT-2 of two layers reads the pages."""
     text = TextFiles((recipe.path("world/pages.txt"),), documents="blank_line")
-    data = DataConfig(recipe.path("stores/pages"), text, TokenizerConfig("byte_bpe", 384))
+    data = DataConfig(recipe.path("stores/pages"), text, TokenizerConfig("byte_bpe", 320))
     quiet = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
     shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
     return RunConfig(
         directory=recipe.path("pretrained"),
-        model=GptConfig(vocab_size=384, max_position_embeddings=64, **shape, **quiet),  # type: ignore[arg-type]
+        model=GptConfig(vocab_size=320, max_position_embeddings=64, **shape, **quiet),  # type: ignore[arg-type]
         task=ClmConfig(),
         data=(WeightedData(data),),
         stages=(Stage(recipe.steps, 64, 64),),
@@ -90,9 +90,9 @@ def tuned(recipe: Recipe) -> FinetuneConfig:
         task=task,
         length=64,
         batch_size=16,
-        epochs=8.0,
+        epochs=6.0,
         evaluate_each=2.0,
-        optim=OptimConfig(peak_lr=1e-3, b2=0.95, decay="cosine"),
+        optim=OptimConfig(peak_lr=5e-4, b2=0.95, decay="cosine"),
         seed=recipe.seed,
         stores=recipe.path("stores"),
     )
@@ -114,7 +114,7 @@ def judge(recipe: Recipe) -> FinetuneConfig:
         length=PROMPT + ANSWER,
         batch_size=32,
         epochs=4.0,
-        optim=OptimConfig(peak_lr=1e-3, b2=0.95, weight_decay=0.0, decay="cosine", end_factor=0.1),
+        optim=OptimConfig(peak_lr=5e-4, b2=0.95, weight_decay=0.0, decay="cosine", end_factor=0.1),
         seed=recipe.seed,
         stores=recipe.path("stores"),
     )

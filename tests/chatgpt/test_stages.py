@@ -62,7 +62,7 @@ def test_the_figures_are_of_the_texts_that_the_policy_says(root: Path) -> None:
     """Worked out anew, without `evals.scoring`: texts drawn, log-probabilities from the logits of whole rows."""
     lm, tuned = lmjax.load(root / "policy"), lmjax.load(root / "tuned/best")
     judge = load_reward_model(root / "judge")
-    asked = ["add: one two", "first: cat dog"]
+    asked = ["count: owl fox", "first: cat dog"]
     found = measured(lm, tuned, judge, asked, seed=3)
     turns = [[Turn("user", one)] for one in asked]
     texts = lm.answer(turns, Sampling(ANSWER), seed=3)
