@@ -17,10 +17,12 @@ import matplotlib
 import numpy as np
 from cycler import cycler
 from etils import epath
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmjax.errors import UserError
 from lmjax.train.files import write_atomically
+from lmjax.train.log import judged_by
 
 # Colours stand for CSS variables, so that one page serves a light and a dark screen.
 INK, GRID, SOFT = "#010101", "#020202", "#030303"
@@ -74,13 +76,12 @@ def report(run_dir: epath.PathLike) -> epath.Path:
 
 
 def headline(train: Sequence[Mapping], heldout: Sequence[Mapping], baselines: Mapping[str, Mapping[str, float]]) -> str:
-    """The result in one line: the last held-out figures beside their baselines."""
+    """The result in one line: the last held-out figures beside their baselines, or what training has come to."""
+    if not train and not heldout:
+        return "No step was logged."
     if not heldout:
-        return (
-            f"Step {train[-1]['step']:,}: training loss {_number(train[-1]['loss'])}."
-            if train
-            else "No step was logged."
-        )
+        figures = ", ".join(f"{_name(key)} {_number(value)}" for key, value in judged_by(train[-1]).items())
+        return f"Step {train[-1]['step']:,}: {'' if 'score' in train[-1] else 'training '}{figures}."
     last = heldout[-1]
     figures = [
         f"{_name(key)} {_number(value)}"
@@ -159,28 +160,43 @@ def _chart(
             marker = {"marker": "o", "markersize": 3.5} if apart else {}
             axes.plot(steps, values, line if x == "step" else "", color=colour, label=label or None, **marker)
         for name, value in (baselines or {}).items():
-            axes.axhline(value, color=SOFT, linestyle=(0, (4, 3)), linewidth=1.1)
-            axes.annotate(
-                f"{name} {_number(value)}", (1, value), (0, 2), xycoords=("axes fraction", "data"),
-                textcoords="offset points", ha="right", va="bottom", fontsize=8, color=SOFT,
-            )  # fmt: skip
-        low, high = (extreme(np.concatenate([values for _, values in curves.values()])) for extreme in (np.min, np.max))
-        if log and 0 < 5 * low < high:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else "")
+            _horizontal(axes, name, value)
+        if log:
+            _logarithmic(axes, np.concatenate([values for _, values in curves.values()]))
         if floor:
             axes.set_ylim(bottom=0)
         if len(curves) > 1:
             axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, handlelength=1.2)
         axes.set_xlabel(x)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        svg = _svg(figure)
+    return f"<figure><figcaption>{_escape(title)}</figcaption>{svg}</figure>"
+
+
+def _horizontal(axes: Axes, name: str, value: float) -> None:
+    axes.axhline(value, color=SOFT, linestyle=(0, (4, 3)), linewidth=1.1)
+    axes.annotate(
+        f"{name} {_number(value)}", (1, value), (0, 2), xycoords=("axes fraction", "data"),
+        textcoords="offset points", ha="right", va="bottom", fontsize=8, color=SOFT,
+    )  # fmt: skip
+
+
+def _logarithmic(axes: Axes, values: np.ndarray) -> None:
+    """Where the values lie far enough apart for it."""
+    if 0 < 5 * values.min() < values.max():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "25" else "")
+
+
+def _svg(figure: Figure) -> str:
+    """Inline, its colours as variables."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    return f"<figure><figcaption>{_escape(title)}</figcaption>{svg}</figure>"
+    return svg
 
 
 def _curve(lines: Sequence[Mapping], *keys: str) -> Curve:
@@ -247,7 +263,7 @@ def _read(path: epath.Path, default: Any) -> Any:
 
 def _name(key: str) -> str:
     words = key.replace("_", " ")
-    return " ".join(w.upper() if w in ("mlm", "nsp", "clm", "mfu") else w for w in words.split())
+    return " ".join(w.upper() if w in ("mlm", "nsp", "clm", "mfu", "kl", "eos") else w for w in words.split())
 
 
 def _number(value: float | None) -> str:

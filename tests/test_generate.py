@@ -1,6 +1,7 @@
 """Cached decoding against the uncached model, and what is drawn against exact probabilities."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ CFG = tiny("gpt2", max_position_embeddings=64)
 PARAMS = noisy(CFG, ("clm",))
 PROMPTS = [[5, 7, 11, 2], [3], list(range(40, 60))]
 GREEDY = Sampling(12, temperature=0)
-PEER = Path(__file__).with_name("golden") / "generate_greedy.py"
+PEER = Path(__file__).with_name("golden") / "generate.py"
 
 
 def uncached(prompt: list[int], count: int, cfg: ModelConfig = CFG, params: Params = PARAMS) -> list[int]:
@@ -169,12 +170,25 @@ def test_a_masked_language_model_cannot_generate():
 
 
 @pytest.mark.parity
-def test_greedy_text_equals_transformers(run_peer, tmp_path):
+def test_greedy_text_and_what_is_drawn_from_equal_transformers(run_peer, tmp_path):
+    """The first tokens, drawn 1,000 times each, against the probabilities of transformers' warpers (chi-square)."""
     import lmjax
 
     seed = int.from_bytes(os.urandom(2))
     print(f"seed {seed}")
-    found = run_peer(PEER, {"seed": np.array(seed)}, str(tmp_path / "gpt2"))
+    sampling = np.array([[choice.temperature, choice.top_k, choice.top_p] for choice in CHOICES])
+    found = run_peer(PEER, {"seed": np.array(seed), "sampling": sampling}, str(tmp_path / "gpt2"))
     prompts = [row[mask == 1].tolist() for row, mask in zip(found["tokens"], found["mask"], strict=True)]
     lm = lmjax.load(tmp_path / "gpt2")
     assert generate(lm.config, lm.params, prompts, Sampling(20, temperature=0)) == found["new"].tolist()
+    draws = 1000
+    rows = [prompt for prompt in prompts for _ in range(draws)]
+    for choice, probabilities in zip(CHOICES, found["probabilities"].astype(np.float64), strict=True):
+        drawn = np.array(generate(lm.config, lm.params, rows, replace(choice, max_new_tokens=1), seed=seed))
+        for p, tokens in zip(probabilities, drawn.reshape(len(prompts), draws), strict=True):
+            counts = np.bincount(tokens, minlength=len(p))
+            assert not counts[p == 0].any()
+            often = draws * p >= 5
+            expected = np.append(draws * p[often], draws * p[~often].sum() + 1e-9)
+            chi2 = ((np.append(counts[often], counts[~often].sum()) - expected) ** 2 / expected).sum()
+            assert chi2 < len(expected) + 5 * np.sqrt(2 * len(expected)) + 12

@@ -1,6 +1,6 @@
 """Direct preference optimisation on hh-rlhf's harmless pairs, from a tuned GPT-2, which is its own reference.
 
-Command:   python run_finetune.py configs/chatgpt/dpo.py --init-from SFT_RUN
+Command:   python run_finetune.py configs/chatgpt/dpo.py --init-from runs/alpaca_sft/best
            (the official files: --task.folder hh-rlhf/harmless-base --task.heldout test.jsonl)
 Data:      as of reward.py
 Recipe:    Rafailov et al. 2023, appendix B: beta 0.1, batches of 64, rate 1e-6 after 150 steps of warm-up, here a tenth

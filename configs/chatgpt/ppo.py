@@ -1,11 +1,16 @@
 """The third step of the ChatGPT recipe on GPT-2 small: PPO-ptx against a reward model (Ouyang et al. 2022, C.4).
 
-Command:   python run_finetune.py configs/chatgpt/ppo.py --init-from runs/sft --reward-model runs/reward \\
-           --prompts prompts.jsonl
+Command:   python run_finetune.py configs/chatgpt/ppo.py
+           (it begins with what sft.py and reward.py leave; other ones: --init-from SFT_RUN/best --reward-model RUN, and
+           their tokenizer for the text: --pretraining.data.0.data.tokenizer.path SFT_RUN/tokenizer)
+Data:      the prompts of the 1,700 dialogues of ../shared/data/hh_rlhf_harmless, of 890 tokens at most
 Recipe:    KL coefficient 0.02, batches of 512 answers in 8 minibatches, one epoch, constant rate after 10 iterations of
            warm-up, a network for values from the reward model, pretraining text at 27.8. Their rate for the policy is
-           not reported (they swept 2.55e-6 to 2.55e-5); lambda, clipping of values and whitening are Ziegler et al.'s
-Hardware:  one accelerator with 24 GB: 36 bytes a parameter, about 4.5 GB, and the rest for activations (not measured)
+           not reported (they swept 2.55e-6 to 2.55e-5); here policy and values share that of their values, and there
+           is no moving average of the weights (theirs: 0.992). What they do not state: lambda and the clipping of
+           values are Ziegler et al.'s, advantages are whitened as in trl
+Hardware:  one accelerator with 40 GB: 36 bytes a parameter, about 4.5 GB, 19 GB for the cache of 512 rollouts, and the
+           rest for activations (not measured)
 Published: no figure for a model of this size
 Result:    not measured
 """
@@ -13,7 +18,8 @@ Result:    not measured
 from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.sources import Docs
 from lmjax.data.tokenizers import TokenizerConfig
-from lmjax.rlhf.advantages import KlConfig, ShapingConfig
+from lmjax.recipes import data_folder
+from lmjax.rlhf.advantages import KlConfig
 from lmjax.rlhf.config import PpoConfig, PretrainingConfig
 from lmjax.rlhf.rollout import RolloutConfig
 from lmjax.train.checkpoint import CheckpointConfig
@@ -21,14 +27,13 @@ from lmjax.train.optim import OptimConfig
 
 
 def config() -> PpoConfig:
-    text = DataConfig("stores/docs_gpt2", Docs(), TokenizerConfig("file", path="runs/sft/tokenizer"))
+    text = DataConfig("stores/docs_gpt2", Docs(), TokenizerConfig("file", path="runs/alpaca_sft/tokenizer"))
     return PpoConfig(
-        directory="runs/ppo",
-        init_from="runs/sft",
-        reward_model="runs/reward",
-        prompts="prompts.jsonl",
-        rollout=RolloutConfig(prompt_length=512, response_length=128),
-        shaping=ShapingConfig(missing_eos="replace"),
+        directory="runs/chatgpt/ppo",
+        init_from="runs/alpaca_sft/best",
+        reward_model="runs/chatgpt/reward",
+        prompts=data_folder("hh_rlhf_harmless", "train.jsonl.gz"),
+        rollout=RolloutConfig(prompt_length=896, response_length=128),
         kl=KlConfig(coefficient=0.02),
         pretraining=PretrainingConfig(coefficient=27.8, data=(WeightedData(text),), rows=8, length=256),
         iterations=500,  # 256,000 answers

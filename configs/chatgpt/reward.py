@@ -1,6 +1,6 @@
 """The reward model on hh-rlhf's harmless pairs, from a tuned GPT-2: which of two answers do people prefer?
 
-Command:   python run_finetune.py configs/chatgpt/reward.py --init-from SFT_RUN
+Command:   python run_finetune.py configs/chatgpt/reward.py --init-from runs/alpaca_sft/best
            (the official files: --task.folder hh-rlhf/harmless-base --task.heldout test.jsonl)
            (rankings of your own: --task.data rankings --task.folder mine --task.candidates 4)
 Data:      the 1,698 pairs of ../shared/data/hh_rlhf_harmless, 182 held out

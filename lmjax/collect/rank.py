@@ -77,7 +77,8 @@ def parse_order(said: str, answers: int) -> list[int] | str:
 
 
 def _shown(row: dict[str, Any], number: int, total: int) -> str:
-    turns = [f"{turn['role']}: {turn['text']}" for turn in row["turns"]]
+    inputs = [f"\n\n{turn['input']}" if turn.get("input") else "" for turn in row["turns"]]
+    turns = [f"{turn['role']}: {turn['text']}{given}" for turn, given in zip(row["turns"], inputs, strict=True)]
     answers = [f"[{i}] {answer or '(empty)'}" for i, answer in enumerate(row["answers"], 1)]
     return "\n\n".join([f"--- {number} of {total} ---", *turns, *answers, ""])
 

@@ -31,7 +31,7 @@ def sample_to(
         raise UserError(f"{out} exists already; choose another --out, or delete it")
     if not target.parent.is_dir():
         raise UserError(f"--out {out}: no directory {target.parent}")
-    found = list(sample(lm, list(read_prompts(epath.Path(prompts))), answers, sampling, seed, batch_size))
+    found = list(sample(lm, read_prompts(prompts), answers, sampling, seed, batch_size))
     lines = (json.dumps(as_row(ranking), ensure_ascii=False) for ranking, _ in found)
     write_atomically(target, "".join(f"{line}\n" for line in lines))
     cut = sum(cut for _, cut in found)

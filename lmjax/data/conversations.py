@@ -1,12 +1,15 @@
-"""Files of instructions and conversations: Alpaca's JSON, Self-Instruct's JSON lines, and two forms of conversations.
+"""Files of instructions and conversations: Alpaca's JSON, Self-Instruct's JSON lines, two forms of conversations, and
+judged summaries.
 
 What a row is, its own keys say:
   instruction, output, perhaps input: Alpaca (Taori et al. 2023);
   instruction, instances with input and output: Self-Instruct's seed tasks (Wang et al. 2023), an example an instance;
   messages of role and content: system, user, assistant;
-  conversations of from and value: system, human, gpt.
+  conversations of from and value: system, human, gpt;
+  query and reference_responses: a post and its reference summary (the judged TL;DR's csv).
 """
 
+import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,13 +22,14 @@ from lmjax.data.files import json_rows, read_lines
 from lmjax.errors import UserError, did_you_mean
 
 Conversation = tuple[Turn, ...]
+KEYS = {"instruction", "messages", "conversations", "reference_responses"}  # one of them is in each form
 OPENAI: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 SHAREGPT: dict[str, Role] = {"system": "system", "human": "user", "gpt": "assistant"}
 
 
 def read_conversations(path: epath.PathLike) -> list[Conversation]:
-    """The conversations of a file, one JSON list or JSON lines, plain or .gz. Those with an empty answer are left out,
-    and their number is printed.
+    """The conversations of a file, one JSON list, JSON lines or .csv, plain or .gz. Those with an empty answer are left
+    out, and their number is printed.
 
     Raises:
       UserError: a file that cannot be read, bad JSON, or a row that is no conversation, by its line or number.
@@ -40,8 +44,12 @@ def read_conversations(path: epath.PathLike) -> list[Conversation]:
 
 
 def rows_of(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where it stands, row) of a JSON list of objects or of JSON lines. Raises UserError for others."""
+    """(where it stands, row) of a JSON list of objects, of JSON lines or of a .csv. Raises UserError for others."""
     lines = read_lines(path, "utf-8")
+    if ".csv" in path.suffixes:
+        reader = csv.DictReader(lines, restkey="more")
+        yield from ((f"{path}, line {reader.line_num}", row) for row in reader)
+        return
     if not next((line for line in lines if not line.isspace()), "").lstrip().startswith("["):
         yield from ((f"{path}, line {number}", row) for number, row in json_rows(path))
         return
@@ -59,15 +67,18 @@ def conversations_of(row: dict[str, Any], where: str) -> list[Conversation]:
     """The conversations of a row; texts come without the whitespace around them.
 
     Raises:
-      UserError: none of the four forms, a missing field or one that is no text, an unknown role, or turns that do not
+      UserError: none of the five forms, a missing field or one that is no text, an unknown role, or turns that do not
         go from the user (behind a system turn, if there is one) to the assistant and back, the assistant's last.
     """
     if "messages" in row:
         return [_turns(row["messages"], "role", "content", OPENAI, where)]
     if "conversations" in row:
         return [_turns(row["conversations"], "from", "value", SHAREGPT, where)]
+    if "reference_responses" in row:
+        summary = Turn("assistant", _text(row, "reference_responses", where))
+        return [(Turn("user", _text(row, "query", where)), summary)]
     if "instruction" not in row:
-        known = "instruction (with output or instances), messages or conversations"
+        known = "instruction (with output or instances), messages, conversations or reference_responses"
         raise UserError(f"{where}: no conversation: it has {', '.join(row) or 'no fields'}, and not {known}")
     instruction, instances = _text(row, "instruction", where), row.get("instances", [row])
     if not isinstance(instances, list) or not all(isinstance(instance, dict) for instance in instances):

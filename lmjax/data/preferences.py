@@ -9,7 +9,6 @@ Forms, by name:
     {"turns": [{"role": "user", "text": ...}], "answers": [...], "ranks": [2, 1, 2]}; 1 is best, equals are ties.
 """
 
-import csv
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from lmjax.data.chat_template import Turn, encode, prompt_tokens
-from lmjax.data.conversations import OPENAI, conversations_of, rows_of
+from lmjax.data.conversations import KEYS, OPENAI, conversations_of, rows_of
 from lmjax.data.files import json_rows, read_lines
 from lmjax.data.tokenizer_kinds import Tokenizer
 from lmjax.errors import UserError, did_you_mean
@@ -97,19 +96,22 @@ def answer_tokens(tokenizer: Tokenizer, turns: Sequence[Turn], answers: Sequence
 
 def read_hh_rlhf(file: epath.Path) -> Iterator[Ranking | str]:
     for number, row in json_rows(file):
-        where, sides = f"{file}, line {number}", []
-        for key in ("chosen", "rejected"):
-            text = row.get(key)
-            before, *parts = SPEAKER.split(text) if isinstance(text, str) else [""]
-            if before or not parts or parts[-2] != "Assistant":
-                raise UserError(f'{where}: "{key}" is no dialogue that ends with an "Assistant:" turn')
-            turns = zip(parts[::2], parts[1::2], strict=True)
-            sides.append([Turn(SPEAKERS[speaker], said.strip()) for speaker, said in turns])  # type: ignore[arg-type]
+        sides = [_dialogue(row, key, f"{file}, line {number}") for key in ("chosen", "rejected")]
         (*turns, chosen), (*others, rejected) = sides
         if not turns or turns != others:
             yield "whose two dialogues differ before the last answer"
         else:
             yield Ranking(tuple(turns), (chosen.text, rejected.text), (1, 2))
+
+
+def _dialogue(row: Mapping[str, Any], key: str, where: str) -> tuple[Turn, ...]:
+    """The turns of a dialogue of hh-rlhf, the last one an answer."""
+    text = row.get(key)
+    before, *parts = SPEAKER.split(text) if isinstance(text, str) else [""]
+    if before or not parts or parts[-2] != "Assistant":
+        raise UserError(f'{where}: "{key}" is no dialogue that ends with an "Assistant:" turn')
+    turns = zip(parts[::2], parts[1::2], strict=True)
+    return tuple(Turn(SPEAKERS[speaker], said.strip()) for speaker, said in turns)  # type: ignore[arg-type]
 
 
 def read_pairs(file: epath.Path) -> Iterator[Ranking | str]:
@@ -142,15 +144,12 @@ def _conversation(row: Mapping[str, Any], key: str, where: str) -> tuple[Turn, .
 
 def read_tldr(file: epath.Path) -> Iterator[Ranking | str]:
     columns = ("query", "postprocessed_response", "reference_responses", "preferred")
-    reader = csv.DictReader(read_lines(file, "utf-8"))
-    if lacking := [column for column in columns if column not in (reader.fieldnames or ())]:
-        raise UserError(f"{file}: no column {lacking[0]}")
-    for row in reader:
+    for where, row in rows_of(file):
+        if lacking := [column for column in columns if column not in row]:
+            raise UserError(f"{where}: no column {lacking[0]}")
         query, ours, reference, preferred = (row[column] for column in columns)
         if preferred not in ("ours", "reference") or not query or ours is None or reference is None:
-            raise UserError(
-                f'{file}, line {reader.line_num}: "preferred" is neither ours nor reference, or a text lacks'
-            )
+            raise UserError(f'{where}: "preferred" is neither ours nor reference, or a text lacks')
         ranks = (1, 2) if preferred == "ours" else (2, 1)
         yield Ranking((Turn("user", query.strip()),), (ours.strip(), reference.strip()), ranks)
 
@@ -181,24 +180,37 @@ def ranking_of(row: Mapping[str, Any], where: str) -> Ranking:
     return Ranking(said, tuple(answers), places)
 
 
-def read_prompts(file: epath.Path) -> Iterator[tuple[str, tuple[Turn, ...]]]:
-    """(where it stands, turns) of each prompt of a file: of .txt a line each, blank ones passed over; of JSON a
-    "prompt", a ranking's "turns" or a conversation without its last answer.
+def read_prompts(path: epath.PathLike) -> list[tuple[str, tuple[Turn, ...]]]:
+    """(where it stands, turns) of each prompt of a file: of .txt a line each, blank ones passed over; of JSON (a list
+    or lines) or .csv see `prompts_of`.
 
     Raises:
-      UserError: anything else.
+      UserError: anything else; no prompt.
     """
+    file = epath.Path(path).expanduser()
     if ".txt" in file.suffixes:
         lines = ((f"{file}, line {number}", line.strip()) for number, line in enumerate(read_lines(file, "utf-8"), 1))
-        yield from ((where, (Turn("user", line),)) for where, line in lines if line)
-        return
-    for where, row in rows_of(file):
-        if "turns" in row:
-            yield where, ranking_of(row, where).turns
-        elif isinstance(row.get("prompt"), str):
-            yield where, (Turn("user", row["prompt"].strip()),)
-        else:
-            yield from ((where, conversation[:-1]) for conversation in conversations_of(row, where))
+        found = [(where, (Turn("user", line),)) for where, line in lines if line]
+    else:
+        found = [(where, turns) for where, row in rows_of(file) for turns in prompts_of(row, where)]
+    if not found:
+        raise UserError(f"{file} holds no prompt")
+    return found
+
+
+def prompts_of(row: dict[str, Any], where: str) -> list[tuple[Turn, ...]]:
+    """The prompts of a row: a "prompt", a ranking's "turns", what stands before hh-rlhf's or a pair's "chosen" answer,
+    or conversations without their last answer. Raises UserError for others."""
+    if "turns" in row:
+        return [ranking_of(row, where).turns]
+    if "chosen" in row:
+        is_pair = "prompt" in row or "conversations" in row
+        return [(_conversation if is_pair else _dialogue)(row, "chosen", where)[:-1]]
+    if isinstance(row.get("prompt"), str):
+        return [(Turn("user", row["prompt"].strip()),)]
+    if not row.keys() & KEYS:
+        raise UserError(f'{where}: no text "prompt", and neither "turns", "chosen" nor a conversation')
+    return [conversation[:-1] for conversation in conversations_of(row, where)]
 
 
 def as_row(ranking: Ranking) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """From scores to advantages: rewards for each token, whitening, generalised advantage estimation, the KL coefficient.
 
 Pure functions of float32 arrays over whole batches; what the published codes do differently has a name here, and
-`ShapingConfig` chooses. Defaults are those of Ouyang et al. 2022 or, where they say nothing, of Ziegler et al. 2019,
-with masks as trl 1.12.0 has them.
+`ShapingConfig` chooses. The rule for missing ends, gamma and lambda are by default those of Ziegler et al. 2019, the
+masks and the whitening of advantages those of trl 1.12.0, which does not whiten rewards; a fixed coefficient of 0.02 is
+that of Ouyang et al. 2022.
 
 Letters: B answers, N tokens of an answer. `mask_BN` is 1 on an answer's tokens, its end token included, and 0 behind.
 """
@@ -29,17 +30,20 @@ class ShapingConfig:
     Attributes:
       missing_eos: what an answer without an end token scores: "replace" by minus the penalty (Ziegler et al.),
         "subtract" the penalty (trl), or "none" of that.
+      normalise_scores: give scores a gain and a bias with which the reference's own answers to an iteration's prompts
+        have mean 0 and standard deviation 1 (Ziegler et al.).
       kl_estimator: of one token's divergence: "k1" log pi - log ref, "k3" ref/pi - 1 - log(ref/pi) (Schulman 2020).
       score_at: where the score is given: "last_token", or, where there is room, "after_eos", a step later (trl).
       whiten_rewards: divide the rewards by their standard deviation; their mean stays.
       whiten_advantages: mean 0, standard deviation 1.
-      whiten_over: "batch", once for all answers of an iteration, or each "minibatch" by itself (Ziegler et al.). Always
-        over all devices.
+      whiten_over: "batch", once for all answers of an iteration (trl), or each "minibatch" by itself (Ziegler et al.).
+        Always over all devices.
       variance: "population", or unbiased by "bessel"'s correction (trl).
     """
 
     missing_eos: Literal["replace", "subtract", "none"] = "replace"
     missing_eos_penalty: float = 1.0
+    normalise_scores: bool = False
     kl_estimator: Estimator = "k1"
     score_at: ScoreAt = "last_token"
     whiten_rewards: bool = False
@@ -62,6 +66,10 @@ class KlConfig:
     coefficient: float = 0.02
     target: float = 0.0
     horizon: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        if min(self.coefficient, self.target) < 0 or self.horizon <= 0:
+            raise UserError(f"{self}: coefficient and target are not negative, horizon is positive")
 
 
 def whiten(x_BN: Array, mask_BN: Array, *, shift: bool = True, variance: Variance = "bessel") -> Array:
@@ -139,8 +147,9 @@ def shaped(rewards_BN: Array, values_BN: Array, mask_BN: Array, cfg: ShapingConf
 
 
 def adapted(coefficient: Array, kl: Array, episodes: int, cfg: KlConfig) -> Array:
-    """The coefficient after an iteration of `episodes` answers, whose mean divergence (summed over tokens) was `kl`."""
+    """The coefficient after an iteration of `episodes` answers, whose mean divergence (summed over tokens) was `kl`;
+    what is not a number changes nothing."""
     if not cfg.target:
         return coefficient
-    error = jnp.clip(kl / cfg.target - 1, -0.2, 0.2)
+    error = jnp.where(jnp.isnan(kl), 0, jnp.clip(kl / cfg.target - 1, -0.2, 0.2))
     return coefficient * (1 + error * episodes / cfg.horizon)

@@ -1,30 +1,33 @@
 """The config of a run of PPO, and what its paths hold: models, tokenizer and prompts, checked against each other."""
 
 import dataclasses
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from etils import epath
 
 from lmjax.config import operational
 from lmjax.data.chat_template import Turn, prompt_tokens
-from lmjax.data.files import json_rows
+from lmjax.data.preferences import read_prompts
 from lmjax.data.prepare import WeightedData
 from lmjax.data.schedule import Stage
+from lmjax.data.store import Store
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
 from lmjax.models import architecture_of
-from lmjax.models.architecture import AttentionConfig, Dtype, ModelConfig, check, check_use
+from lmjax.models.architecture import AttentionConfig, Dtype, ModelConfig, check_use
 from lmjax.parallel import MeshConfig
 from lmjax.rlhf.advantages import KlConfig, ShapingConfig
 from lmjax.rlhf.rollout import RolloutConfig, prompt_rows
+from lmjax.rlhf.scores import finished
 from lmjax.run import RunConfig
 from lmjax.tasks.pretraining import ClmConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.log import LogConfig
 from lmjax.train.optim import OptimConfig
-from lmjax.train.saved import describe_saved
+from lmjax.train.saved import describe_saved, digest_of_saved
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,22 @@ class PretrainingConfig:
     rows: int = 8
     length: int = 128
 
+    def __post_init__(self) -> None:
+        if self.coefficient < 0 or min(self.rows, self.length) < 1:
+            raise UserError(
+                f"pretraining.coefficient {self.coefficient} is not negative, rows {self.rows} and length "
+                f"{self.length} are positive"
+            )
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Of what a run's paths held when it began, "" for none: a run does not go on with anything else."""
+
+    init_from: str = ""
+    reward_model: str = ""
+    prompts: str = ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PpoConfig:
@@ -54,8 +73,10 @@ class PpoConfig:
         begins as and the reference stays.
       model: its shape, filled in when the run begins.
       task: what the trained policy is.
-      reward_model: the run of a reward model, "" where `train_ppo` is given another reward.
-      prompts: a file of JSON lines with "prompt". An empty prompt is the beginning of a document.
+      reward_model: the run of a reward model, whose best state scores; "" where `train_ppo` is given another reward.
+      prompts: a file of them, see `data.preferences.read_prompts`. To a model without a chat template, an empty one is
+        the beginning of a document.
+      digests: of what these paths hold, filled in when the run begins.
       rollout, shaping, kl: see there.
       pretraining: text mixed in.
       iterations: of rollout and update. `batch_size`: answers of an iteration. `epochs`: passes over them, each in
@@ -65,7 +86,7 @@ class PpoConfig:
       stop_at_kl: an iteration's further updates are left out once an update's approximate KL exceeds it (0 = never).
       optim: warm-up and decay count iterations.
       frozen_dtype: of the reference's parameters, and of a reward model's.
-      dtype: of activations; None = as the supervised model was trained.
+      dtype: of the activations of policy, reference and values; None = as their models were trained.
     """
 
     directory: str = operational("runs/ppo")
@@ -74,6 +95,7 @@ class PpoConfig:
     task: ClmConfig = ClmConfig()
     reward_model: str = ""
     prompts: str
+    digests: Digests = Digests()
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     shaping: ShapingConfig = field(default_factory=ShapingConfig)
     kl: KlConfig = field(default_factory=KlConfig)
@@ -103,6 +125,13 @@ class PpoConfig:
         if self.batch_size % (self.minibatches * self.micro_batches):
             cut = f"minibatches {self.minibatches} x micro_batches {self.micro_batches}"
             raise UserError(f"batch_size {self.batch_size} is not divisible by {cut}; change one of them")
+        if min(self.clip, self.value_clip) <= 0 or min(self.value_coefficient, self.stop_at_kl) < 0:
+            raise UserError(
+                f"clip {self.clip} and value_clip {self.value_clip} are positive, value_coefficient "
+                f"{self.value_coefficient} and stop_at_kl {self.stop_at_kl} not negative"
+            )
+        if self.optim.unit != "steps":
+            raise UserError(f"optim.unit {self.optim.unit}: the rate goes by iterations; set it to steps")
 
     @property
     def micro_batch(self) -> int:
@@ -128,7 +157,8 @@ def resolve(cfg: PpoConfig, with_function: bool) -> Resolved:
 
     Raises:
       UserError: a model that is not causal or has no tokenizer with an end token; padding that is the end token; a
-        reward model with another tokenizer; no reward, or two; a prompt that does not fit.
+        reward model that is none, or has another tokenizer or template; a model too short for prompt and answer; no
+        reward, or two; a prompt that does not fit.
     """
     if bool(cfg.reward_model) == with_function:
         raise UserError("one reward is needed: reward_model, the run of a reward model, or a function for train_ppo")
@@ -139,53 +169,82 @@ def resolve(cfg: PpoConfig, with_function: bool) -> Resolved:
     model, tokenizer = describe_saved(cfg.init_from)
     check_use(model, architecture_of(model).heads, "generate")
     assert isinstance(model, AttentionConfig)
-    check(model, cfg.rollout.prompt_length + cfg.rollout.response_length)
+    _check_room(cfg.init_from, model, cfg.rollout)
     if tokenizer is None or tokenizer.eos_id is None:
         raise UserError(f"{cfg.init_from} has no tokenizer with an end token, by which answers end")
-    given = (cfg.rollout.pad_id, tokenizer.pad_id, int(tokenizer.eos_id == 0))
+    pad_id = _padding(cfg.rollout, tokenizer, model.vocab_size)
+    judge = _judge(cfg, tokenizer) if cfg.reward_model else None
+    critic = judge if cfg.value == "network" else None
+    if cfg.dtype is not None:
+        model = dataclasses.replace(model, dtype=cfg.dtype)
+        critic = critic and dataclasses.replace(critic, dtype=cfg.dtype)
+    prompts = _prompts(cfg, tokenizer)
+    digests = Digests(
+        init_from=digest_of_saved(cfg.init_from),
+        reward_model=digest_of_saved(finished(cfg.reward_model)[0]) if cfg.reward_model else "",
+        prompts=hashlib.sha256(b"".join(rows.tobytes() for rows in prompts.values())).hexdigest()[:12],
+    )
+    cfg = dataclasses.replace(cfg, model=model, digests=digests)
+    return Resolved(cfg, model, critic, tokenizer, tokenizer.eos_id, pad_id, prompts)
+
+
+def _check_room(source: str, model: ModelConfig, cfg: RolloutConfig) -> None:
+    """Raises UserError where a model has fewer positions than a prompt with its answer."""
+    if not isinstance(model, AttentionConfig) or model.position_embedding != "learned":
+        return
+    rows, needed = model.max_position_embeddings, cfg.prompt_length + cfg.response_length
+    if needed > rows:
+        raise UserError(
+            f"{source} has {rows} positions, a prompt and its answer {needed} tokens: lower rollout.prompt_length or "
+            "rollout.response_length"
+        )
+
+
+def _padding(cfg: RolloutConfig, tokenizer: Tokenizer, vocab_size: int) -> int:
+    given = (cfg.pad_id, tokenizer.pad_id, int(tokenizer.eos_id == 0))
     pad_id = next(id for id in given if id is not None)
     if pad_id == tokenizer.eos_id:
         raise UserError(
             f"padding and end token are both {pad_id}; a real end would look like padding: set rollout.pad_id"
         )
-    if not 0 <= pad_id < model.vocab_size:
-        raise UserError(f"rollout.pad_id {pad_id} is not in the vocabulary of {model.vocab_size} entries")
-    critic = None
-    if cfg.reward_model:
-        judge, theirs = describe_saved(cfg.reward_model)
-        if theirs is None or theirs.fingerprint != tokenizer.fingerprint:
+    if not 0 <= pad_id < vocab_size:
+        raise UserError(f"rollout.pad_id {pad_id} is not in the vocabulary of {vocab_size} entries")
+    return pad_id
+
+
+def _judge(cfg: PpoConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The reward model's shape, where it reads what the policy writes."""
+    judge, theirs = describe_saved(cfg.reward_model)
+    if theirs is None or theirs.fingerprint != tokenizer.fingerprint:
+        raise UserError(f"{cfg.init_from} and {cfg.reward_model} have different tokenizers; train one from the other")
+    if theirs.chat_template != tokenizer.chat_template:
+        raise UserError(
+            f"{cfg.init_from} and {cfg.reward_model} have different chat templates; tune both with one task.template"
+        )
+    _check_room(cfg.reward_model, judge, cfg.rollout)
+    return judge
+
+
+def _prompts(cfg: PpoConfig, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+    rows, room = [], cfg.rollout.prompt_length
+    for where, turns in read_prompts(cfg.prompts):
+        rows.append(_prompt_tokens(tokenizer, turns, where))
+        if len(rows[-1]) > room:
             raise UserError(
-                f"{cfg.init_from} and {cfg.reward_model} have different tokenizers; train one from the other"
+                f"{where}: the prompt has {len(rows[-1])} tokens, rollout.prompt_length is {room}; raise it, or cut "
+                "the prompt"
             )
-        critic = judge if cfg.value == "network" else None
-    if cfg.dtype is not None:
-        model = dataclasses.replace(model, dtype=cfg.dtype)
-    prompts = [_prompt_tokens(tokenizer, text) for text in read_prompts(cfg.prompts)]
-    cfg = dataclasses.replace(cfg, model=model)
-    rows = prompt_rows(prompts, cfg.rollout.prompt_length)
-    return Resolved(cfg, model, critic, tokenizer, tokenizer.eos_id, pad_id, rows)
+    return prompt_rows(rows, room)
 
 
-def read_prompts(path: str) -> list[str]:
-    """The prompts of a file of JSON lines. Raises UserError, by the line, for what is none."""
-    file, found = epath.Path(path).expanduser(), []
-    if not file.is_file():
-        raise UserError(f'no file of prompts {path}; it holds JSON lines with a "prompt"')
-    for number, row in json_rows(file):
-        if not isinstance(row.get("prompt"), str):
-            raise UserError(f'{path}, line {number}: no text "prompt"')
-        found.append(row["prompt"])
-    if not found:
-        raise UserError(f"{path} holds no prompt")
-    return found
-
-
-def _prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """As what a user says, where the model was tuned in a chat template."""
+def _prompt_tokens(tokenizer: Tokenizer, turns: Sequence[Turn], where: str) -> list[int]:
+    """What the assistant is to answer; of a model without a chat template, what it is to continue."""
     assert tokenizer.eos_id is not None
     if tokenizer.chat_template:
-        return prompt_tokens(tokenizer.chat_template, tokenizer, [Turn("user", prompt)]).tolist()
-    return tokenizer.encode(prompt) or [tokenizer.eos_id]
+        return prompt_tokens(tokenizer.chat_template, tokenizer, turns).tolist()
+    if len(turns) > 1 or turns[0].input:
+        raise UserError(f"{where}: a conversation, and the model has no chat template; tune it to answer first")
+    return tokenizer.encode(turns[0].text) or [tokenizer.eos_id]
 
 
 def text_run(cfg: PpoConfig) -> RunConfig:
@@ -195,3 +254,13 @@ def text_run(cfg: PpoConfig) -> RunConfig:
         raise UserError("pretraining.coefficient is set, but pretraining.data names no text")
     stage = Stage(cfg.iterations, mixed.rows * cfg.batch_size, mixed.length, cfg.minibatches * cfg.micro_batches)
     return RunConfig(model=cfg.model, task=mixed.task, data=mixed.data, stages=(stage,), seed=cfg.seed, mesh=cfg.mesh)
+
+
+def check_text(cfg: PpoConfig, text: RunConfig, tokenizer: Tokenizer) -> None:
+    """Raises UserError where pretraining text was not encoded by the policy's tokenizer."""
+    for entry in text.data:
+        if Store.open(entry.data.store).tokenizer.fingerprint != tokenizer.fingerprint:
+            raise UserError(
+                f"{entry.data.store} is of another tokenizer than {cfg.init_from}; make another store, whose tokenizer "
+                "is read from there"
+            )

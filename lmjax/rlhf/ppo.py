@@ -18,10 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
+from lmjax.errors import UserError
 from lmjax.parallel import global_batch, on_first_process
 from lmjax.report import report
-from lmjax.rlhf.config import PpoConfig, Resolved, resolve, text_run
+from lmjax.rlhf.config import PpoConfig, Resolved, check_text, resolve, text_run
 from lmjax.rlhf.networks import NETWORK, frozen_copy
 from lmjax.rlhf.program import Program, assemble_ppo
 from lmjax.rlhf.reward_model import Reward, reward_model, reward_params
@@ -62,6 +64,8 @@ def train_ppo(cfg: PpoConfig, reward: Reward | None = None) -> TrainState:
             on_first_process(lambda: run.tokenizer.save(run_dir / "tokenizer"))
         state = begun(program, run) if restored is None else restored
         reference = reference_of(program, run)
+        if cfg.shaping.normalise_scores:
+            scores = _normalised(run, program, reference, scores)
         log = Log(run_dir, cfg.log, None if restored is None else int(restored.step), end)
         with contextlib.closing(log):
             if restored is not None:
@@ -94,7 +98,7 @@ def begun(program: Program, run: Resolved) -> TrainState:
 def reference_of(program: Program, run: Resolved) -> Params:
     """The supervised model's parameters, frozen."""
     saved = read_saved(run.cfg.init_from).model.params
-    return jax.device_put(frozen_copy(saved, run.cfg.frozen_dtype), program.reference)
+    return jax.device_put(jax.device_get(frozen_copy(saved, run.cfg.frozen_dtype)), program.reference)
 
 
 def _iterations(
@@ -108,22 +112,23 @@ def _iterations(
     log: Log,
 ) -> TrainState:
     cfg, iteration = run.cfg, int(state.step)
-    texts, skipped = _texts(cfg, iteration, end), deque(maxlen=SKIPPED_IN_A_ROW)
+    texts, skipped = _texts(run, iteration, end), deque(maxlen=SKIPPED_IN_A_ROW)
     with Watchdog() as watchdog:
         while iteration < end:
             clock = [time.perf_counter()]
             rows = program.roll_out(state.params, state.key, state.step, _prompts(run, program, iteration))
             tokens, is_response = as_text(rows, run.pad_id)
             clock.append(_now(tokens))
-            experience, figures = program.score(state, reference, rows, jnp.asarray(reward(tokens, is_response)))
+            experience, figures = program.score(state, reference, rows, scored(reward, tokens, is_response))
             clock.append(_now(figures))
             state, metrics = program.update(state, experience, global_batch(next(texts), program.mesh), figures["kl"])
             clock.append(_now(metrics))
             iteration += 1
-            skipped.append(metrics["skipped"])
+            skipped.append(metrics["skipped"] == 1)  # of its updates, all
             log.tick(iteration)
             if iteration % cfg.log.every == 0 or iteration == cfg.iterations:
-                log.train(iteration, figures | metrics, _timing(clock, cfg))
+                drawn = cfg.batch_size * float(figures["response_length"])
+                log.train(iteration, figures | metrics, _timing(clock, drawn))
                 give_up_if_stuck(skipped, iteration, cfg.directory)
                 checkpoints.check()
             watchdog.beat()
@@ -140,20 +145,42 @@ def _iterations(
 
 
 def _prompts(run: Resolved, program: Program, iteration: int) -> dict[str, Array]:
-    """This iteration's, this process's share joined with the others'."""
     chosen = drawn_prompts(len(run.prompts["tokens"]), run.cfg.batch_size, run.cfg.seed, iteration)
+    return _shared(run.prompts, chosen, program)
+
+
+def _shared(prompts: Mapping[str, np.ndarray], chosen: np.ndarray, program: Program) -> dict[str, Array]:
+    """The chosen ones, this process's share joined with the others'."""
     mine = np.array_split(chosen, jax.process_count())[jax.process_index()]
-    return global_batch({k: v[mine] for k, v in run.prompts.items()}, program.mesh, micro_batched=False)
+    return global_batch({k: v[mine] for k, v in prompts.items()}, program.mesh, micro_batched=False)
 
 
-def _texts(cfg: PpoConfig, first: int, end: int) -> Iterator[Mapping[str, np.ndarray]]:
+def scored(reward: Reward, tokens: Array, is_response: Array) -> Array:
+    """Raises UserError for a reward that does not give each answer one number."""
+    scores = jnp.asarray(reward(tokens, is_response))
+    if scores.shape != tokens.shape[:1]:
+        raise UserError(f"the reward gave scores of shape {scores.shape} to {len(tokens)} answers, not one number each")
+    return scores
+
+
+def _normalised(run: Resolved, program: Program, reference: Params, reward: Reward) -> Reward:
+    """The reward by a gain and a bias with which the reference's answers score 0 in the mean, give or take 1 (Ziegler
+    et al. 2019). They follow from the seed, so that a resumed run has the same."""
+    iteration, key = run.cfg.iterations, jax.random.key(run.cfg.seed)  # which no other rollout has
+    rows = program.roll_out(reference, key, jnp.int32(iteration), _prompts(run, program, iteration))
+    scores = _whole(scored(reward, *as_text(rows, run.pad_id)))
+    mean, spread = float(scores.mean()), float(scores.std())
+    return lambda tokens, is_response: (scored(reward, tokens, is_response) - mean) / (spread or 1.0)
+
+
+def _texts(run: Resolved, first: int, end: int) -> Iterator[Mapping[str, np.ndarray]]:
     """For each iteration the pretraining text of its minibatches, features text_* [M * A, rows, length]."""
-    if not cfg.pretraining.coefficient:
-        yield from ({} for _ in range(first, end))
-        return
-    text = text_run(cfg)
-    for _, batch in open_data(text, assemble(text)).train(first, end):
-        yield {f"text_{name}": value for name, value in batch.items() if np.ndim(value)}
+    if not run.cfg.pretraining.coefficient:
+        return iter([{}] * (end - first))
+    text = text_run(run.cfg)
+    check_text(run.cfg, text, run.tokenizer)
+    batches = open_data(text, assemble(text)).train(first, end)
+    return ({f"text_{name}": value for name, value in batch.items() if np.ndim(value)} for _, batch in batches)
 
 
 def _now(arrays: Any) -> float:
@@ -161,10 +188,10 @@ def _now(arrays: Any) -> float:
     return time.perf_counter()
 
 
-def _timing(clock: list[float], cfg: PpoConfig) -> dict[str, float]:
+def _timing(clock: list[float], drawn: float) -> dict[str, float]:
+    """Seconds of the phases; `drawn`: tokens of the answers."""
     phases = dict(zip(("rollout", "score", "update"), np.diff(clock).tolist(), strict=True))
     seconds = {f"{name}_seconds": value for name, value in phases.items()}
-    drawn = cfg.batch_size * cfg.rollout.response_length
     return {"seconds_per_step": clock[-1] - clock[0], "tokens_per_second": drawn / phases["rollout"], **seconds}
 
 
@@ -174,15 +201,19 @@ def _write_samples(run: Resolved, program: Program, state: TrainState, reference
     prompts = {k: v[np.arange(size) % count] for k, v in run.prompts.items()}
     starts = [row[real == 1].tolist() for row, real in zip(prompts["tokens"], prompts["segment_ids"], strict=True)]
     table = [[run.tokenizer.decode(start)] for start in starts[: min(SHOWN, count)]]
-    mine = np.array_split(np.arange(size), jax.process_count())[jax.process_index()]
-    rows = global_batch({k: v[mine] for k, v in prompts.items()}, program.mesh, micro_batched=False)
+    rows = _shared(prompts, np.arange(size), program)
     for params in (reference, state.params):
-        text = as_text(program.roll_out(params, state.key, state.step, rows), run.pad_id)
-        scores = np.asarray(reward(*text), np.float32)
-        for cells, tokens, answer, score in zip(table, *map(np.asarray, text), scores, strict=False):
-            cells.append(f"{run.tokenizer.decode(tokens[answer].tolist())}\n[{score:.3g}]")
+        tokens, is_response = as_text(program.roll_out(params, state.key, state.step, rows), run.pad_id)
+        shown = _whole((tokens, is_response, scored(reward, tokens, is_response)))
+        for cells, text, answer, score in zip(table, *shown, strict=False):
+            cells.append(f"{run.tokenizer.decode(text[answer].tolist())}\n[{score:.3g}]")
     title = "Answers (the prompt; the supervised model; the policy; each with its score)"
     if jax.process_index() == 0:
         write_atomically(
             epath.Path(run.cfg.directory) / "samples.json", json.dumps([{"title": title, "rows": table}], indent=1)
         )
+
+
+def _whole(arrays: Any) -> Any:
+    """The rows of all processes, on each."""
+    return jax.device_get(multihost_utils.process_allgather(arrays, tiled=True) if jax.process_count() > 1 else arrays)

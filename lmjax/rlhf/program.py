@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lmjax.models import architecture_of
 from lmjax.models.architecture import AttentionConfig, ModelConfig, abstract_params
-from lmjax.objectives import ppo, with_pretraining
+from lmjax.objectives import Objective, ppo, with_pretraining
 from lmjax.parallel import BATCH_AXES, check_rows, constrain, like_params, make_mesh, shardings
 from lmjax.rlhf.advantages import adapted, final_scores, shaped, token_kl, token_rewards, value_mask
 from lmjax.rlhf.networks import Networks, make_networks
@@ -72,46 +73,54 @@ def assemble_ppo(
     check_rows(cfg.micro_batch, mesh)
     networks = make_networks(model, critic, _abstract_rows(cfg))
     tx = make_optimizer(cfg.optim)
-    objective = ppo(cfg.clip, cfg.value_clip, cfg.value_coefficient, cfg.rollout.temperature)
-    if cfg.pretraining.coefficient:
-        objective = with_pretraining(objective, cfg.pretraining.coefficient)
     # The rate goes by iterations: "tokens" is the unit whose position the batch tells.
     schedule = make_schedule(cfg.optim, cfg.iterations)
-    train_step = make_train_step(networks.apply, objective, tx, schedule, "tokens")
-
-    def init() -> TrainState:
-        params = networks.draw(jax.random.key(cfg.seed))
-        extra = {"kl_coefficient": jnp.full((), cfg.kl.coefficient, jnp.float32)}
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), jax.random.key(cfg.seed), extra)
-
+    train_step = make_train_step(networks.apply, _objective(cfg), tx, schedule, "tokens")
+    init = partial(_init, cfg, networks, tx)
     abstract = jax.eval_shape(init)
     where = _placed(abstract, networks, mesh)
-    placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, where)
-
-    def rolled_out(params: Params, key: Array, iteration: Array, prompts: Rows) -> Rows:
-        key = jax.random.fold_in(jax.random.fold_in(key, ROLLOUT), iteration)
-        rows = roll_out(model, cfg.rollout, eos_id, pad_id, params, prompts, key)
-        return {name: constrain(value, BATCH_AXES) for name, value in rows.items()}
-
-    def update_on(state: TrainState, experience: Rows, text: Rows, kl: Array, rows_UAR: Array) -> Any:
-        coefficient = adapted(state.extra["kl_coefficient"], kl, cfg.batch_size, cfg.kl)
-        state, metrics = _update(cfg, train_step, state, experience, text, rows_UAR)
-        return state.replace(extra={"kl_coefficient": coefficient}), metrics
 
     def update(state: TrainState, experience: Rows, text: Rows, kl: Array) -> Any:
-        return update_on(state, experience, text, kl, minibatches(cfg, state.key, state.step))
+        rows_UAR = minibatches(cfg, state.key, state.step)
+        return _update(cfg, train_step, state, experience, text, kl, rows_UAR)
 
     compiled = partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
     return Program(
         mesh=mesh,
         init_state=jax.jit(init, out_shardings=where),
-        abstract_state=placed,
+        abstract_state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, where),
         reference={name: part for name, part in where.params.items() if name in _backbone(model)},
-        roll_out=jax.jit(rolled_out),
+        roll_out=jax.jit(partial(_roll_out, cfg, model, eos_id, pad_id)),
         score=jax.jit(partial(_score, cfg, networks)),
         update=compiled(update),
-        update_on=compiled(update_on),
+        update_on=compiled(partial(_update, cfg, train_step)),
     )
+
+
+def _objective(cfg: "PpoConfig") -> Objective:
+    objective = ppo(cfg.clip, cfg.value_clip, cfg.value_coefficient, cfg.rollout.temperature)
+    return with_pretraining(objective, cfg.pretraining.coefficient) if cfg.pretraining.coefficient else objective
+
+
+def _init(cfg: "PpoConfig", networks: Networks, tx: optax.GradientTransformation) -> TrainState:
+    params = networks.draw(jax.random.key(cfg.seed))
+    extra = {"kl_coefficient": jnp.full((), cfg.kl.coefficient, jnp.float32)}
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), jax.random.key(cfg.seed), extra)
+
+
+def _roll_out(
+    cfg: "PpoConfig",
+    model: AttentionConfig,
+    eos_id: int,
+    pad_id: int,
+    params: Params,
+    key: Array,
+    iteration: Array,
+    prompts: Rows,
+) -> Rows:
+    key = jax.random.fold_in(jax.random.fold_in(key, ROLLOUT), iteration)
+    rows = roll_out(model, cfg.rollout, eos_id, pad_id, params, prompts, key)
+    return {name: constrain(value, BATCH_AXES) for name, value in rows.items()}
 
 
 def minibatches(cfg: "PpoConfig", key: Array, iteration: Array | int) -> Array:
@@ -169,10 +178,17 @@ def _with_advantages(cfg: "PpoConfig", rows: Rows) -> Rows:
 
 
 def _update(
-    cfg: "PpoConfig", train_step: Callable[..., Any], state: TrainState, experience: Rows, text: Rows, rows_UAR: Array
+    cfg: "PpoConfig",
+    train_step: Callable[..., Any],
+    state: TrainState,
+    experience: Rows,
+    text: Rows,
+    kl: Array,
+    rows_UAR: Array,
 ) -> tuple[TrainState, dict[str, Any]]:
     """All epochs; metrics are means over the updates that were made."""
     iteration = state.step
+    coefficient = adapted(state.extra["kl_coefficient"], kl, cfg.batch_size, cfg.kl)
 
     def minibatch(number: Array, rows_AR: Array) -> Rows:
         flat = {k: x[rows_AR.reshape(-1)] for k, x in experience.items()}
@@ -199,7 +215,8 @@ def _update(
     (state, _), metrics = jax.lax.scan(one, (state, jnp.zeros((), bool)), numbered)
     made = jnp.sum(metrics["updates"])
     means = jax.tree.map(lambda x: jnp.sum(x, axis=0) / made, metrics) | {"updates": made}
-    return state.replace(step=iteration + 1), means | {"first_ratio": metrics["ratio"][0]}
+    state = state.replace(step=iteration + 1, extra={"kl_coefficient": coefficient})
+    return state, means | {"first_ratio": metrics["ratio"][0]}
 
 
 def _abstract_rows(cfg: "PpoConfig") -> dict[str, jax.ShapeDtypeStruct]:

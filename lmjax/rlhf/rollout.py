@@ -13,7 +13,7 @@ import numpy as np
 
 from lmjax.errors import UserError
 from lmjax.generate import Sampling, continue_rows
-from lmjax.models.architecture import AttentionConfig
+from lmjax.models.architecture import AttentionConfig, portable
 from lmjax.types import Array, Params
 
 
@@ -42,11 +42,7 @@ class RolloutConfig:
 
 
 def prompt_rows(prompts: Sequence[Sequence[int]], length: int) -> dict[str, np.ndarray]:
-    """tokens and segment_ids int32 [prompts, length], flush right. Raises UserError for one that does not fit."""
-    for number, prompt in enumerate(prompts, 1):
-        if not 0 < len(prompt) <= length:
-            said = "is empty" if not len(prompt) else f"has {len(prompt)} tokens"
-            raise UserError(f"prompt {number} {said}; rollout.prompt_length is {length}: raise it, or cut the prompt")
+    """tokens and segment_ids int32 [prompts, length], flush right, of prompts of 1 to `length` tokens."""
     lengths = np.array([len(prompt) for prompt in prompts])
     tokens = np.array([[0] * (length - len(prompt)) + list(prompt) for prompt in prompts], np.int32)
     return {"tokens": tokens, "segment_ids": (np.arange(length) >= length - lengths[:, None]).astype(np.int32)}
@@ -76,11 +72,11 @@ def roll_out(
     prompts: dict[str, Array],
     key: Array,
 ) -> dict[str, Array]:
-    """Draws an answer to each prompt; see `answered` for what comes back."""
+    """Draws an answer to each prompt, by the kernel that runs anywhere; see `answered` for what comes back."""
     sampling = Sampling(cfg.response_length, cfg.temperature)
     # Where early ends do not count, drawing goes on behind them.
     end = jnp.int32(-1 if cfg.truncate_after else eos_id)
-    new_BN = continue_rows(model, sampling, end, params, prompts["tokens"], prompts["segment_ids"], key)
+    new_BN = continue_rows(portable(model), sampling, end, params, prompts["tokens"], prompts["segment_ids"], key)
     return answered(prompts, new_BN, eos_id, pad_id, cfg.truncate_after)
 
 

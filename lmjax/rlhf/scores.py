@@ -24,23 +24,22 @@ from lmjax.models.architecture import AttentionConfig, ModelConfig, portable
 from lmjax.models.wrapped import init_wrapped, wrap
 from lmjax.tasks import TaskConfig
 from lmjax.tasks.reward import RewardConfig, every_reward
-from lmjax.train.checkpoint import find, restore_params
+from lmjax.train.checkpoint import find, restore_params, steps_of
 from lmjax.train.saved import describe_saved, read_part
 from lmjax.types import Array, Params
 
 MULTIPLE = 32  # rows are padded to multiples of it, so that a program serves many lengths
 
 
-def load_reward_model(run: str | os.PathLike[str]) -> "RewardModel":
-    """The best state of a finished reward run, its scores shifted so that the held-out best answers have mean 0: the
-    `shift` of RUN/result.json is taken off the head's bias.
+def finished(run: str | os.PathLike[str]) -> tuple[epath.Path, float]:
+    """The best checkpoint of a reward run (RUN or RUN/best), and the `shift` of its RUN/result.json.
 
     Raises:
       UserError: no such run, one that is not finished, or one of another task.
     """
     directory = epath.Path(os.fspath(run)).expanduser()
-    cfg, tokenizer = describe_saved(directory)
-    if not isinstance(read_part(find(directory), TaskConfig, "task"), RewardConfig):
+    directory = directory.parent if directory.name == "best" else directory
+    if not steps_of(directory) or not isinstance(read_part(find(directory), TaskConfig, "task"), RewardConfig):
         raise UserError(f"{directory} is no reward model; `run_finetune.py configs/chatgpt/reward.py` trains one")
     if not (directory / "result.json").exists():
         raise UserError(f"{directory} has no result.json: it is not finished; the command that began it goes on")
@@ -50,8 +49,16 @@ def load_reward_model(run: str | os.PathLike[str]) -> "RewardModel":
         raise UserError(
             f"{directory}: result.json is of step {result['step']}, the best state of step {checkpoint.name}"
         )
+    return checkpoint, float(result["figures"]["shift"])
+
+
+def load_reward_model(run: str | os.PathLike[str]) -> "RewardModel":
+    """The best state of a finished reward run, its scores shifted so that the held-out best answers have mean 0: the
+    run's `shift` is taken off the head's bias. Raises UserError as `finished` does."""
+    cfg, tokenizer = describe_saved(run)
+    checkpoint, shift = finished(run)
     assert tokenizer
-    cfg, shift = portable(cfg), float(result["figures"]["shift"])
+    cfg = portable(cfg)
     params = dict(restore_params(checkpoint, abstract_reward_params(cfg)))
     params["reward"] = {**params["reward"], "bias": params["reward"]["bias"] - shift}
     return RewardModel(cfg, params, tokenizer, shift)
@@ -90,40 +97,16 @@ def _score(cfg: ModelConfig, params: Params, tokens_BL: Array, last_B: Array) ->
 
 
 def reward_function(cfg: ModelConfig) -> Callable[..., Array]:
-    """A pure function (params, tokens [B, L], last [B]) -> score float32 [B], the reward at the token `last`, ready to
-    be jitted; what stands behind it does not matter.
-
-    Texts begin at column 0, or where `segment_ids` [B, L] (0 = padding) say; then `positions` [B, L] say on.
-    """
-    rewards = rewards_function(cfg)
-
-    def score(
-        params: Params,
-        tokens_BL: Array,
-        last_B: Array,
-        segment_ids: Array | None = None,
-        positions: Array | None = None,
-    ) -> Array:
-        if segment_ids is None:
-            segment_ids = (jnp.arange(tokens_BL.shape[1])[None] <= last_B[:, None]).astype(jnp.int32)
-        rewards_BL = rewards(params, tokens_BL, segment_ids, positions)
-        return jnp.take_along_axis(rewards_BL, last_B[:, None], -1)[:, 0]
-
-    return score
-
-
-def rewards_function(cfg: ModelConfig) -> Callable[..., Array]:
-    """A pure function (params, tokens, segment_ids, positions or None) -> float32 [B, L], all of them [B, L]: the head
-    at every token, from which a value network may begin."""
+    """A pure function (params, tokens [B, L], last [B]) -> score float32 [B], the reward at the token `last` of texts
+    that begin at column 0, ready to be jitted; what stands behind it does not matter."""
     module = wrap(architecture_of(cfg), cfg, (), every_reward)
 
-    def rewards(params: Params, tokens_BL: Array, segment_ids_BL: Array, positions_BL: Array | None = None) -> Array:
-        batch = {"tokens": tokens_BL, "segment_ids": segment_ids_BL}
-        batch |= {} if positions_BL is None else {"positions": positions_BL}
-        outputs: Any = module.apply({"params": params}, batch)
-        return outputs["rewards"]
+    def score(params: Params, tokens_BL: Array, last_B: Array) -> Array:
+        segment_ids_BL = (jnp.arange(tokens_BL.shape[1])[None] <= last_B[:, None]).astype(jnp.int32)
+        outputs: Any = module.apply({"params": params}, {"tokens": tokens_BL, "segment_ids": segment_ids_BL})
+        return jnp.take_along_axis(outputs["rewards"], last_B[:, None], -1)[:, 0]
 
-    return rewards
+    return score
 
 
 def abstract_reward_params(cfg: ModelConfig) -> Params:

@@ -25,8 +25,8 @@ from lmjax.types import Array, Batch, Mean, Outputs
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionConfig(FilesConfig):
-    """Files of `data.conversations`, train.json or .jsonl and heldout, unless they are named. A share of the training
-    file is held out by whole first questions, whatever their inputs. `template`: a name in
+    """Files of `data.conversations`, train.json, .jsonl or .csv and heldout, unless they are named. A share of the
+    training file is held out by whole first questions, whatever their inputs. `template`: a name in
     `data.chat_template.TEMPLATES`; it is stored with the model."""
 
     template: str = "alpaca"
@@ -36,7 +36,7 @@ def instruction(cfg: InstructionConfig) -> Task:
     template = named_template(cfg.template)
 
     def files() -> dict[str, Any]:
-        return cfg.files({"train": "train", "heldout": "heldout"}, ("json", "jsonl"))
+        return cfg.files({"train": "train", "heldout": "heldout"}, ("json", "jsonl", "csv"))
 
     def read_splits() -> dict[str, list[Conversation]]:
         splits = {split: read_conversations(file) for split, file in files().items()}

@@ -6,7 +6,8 @@ best answer among all of a prompt's (Ziegler et al. 2019, section 2.1, equation 
 
 The head begins at N(0, 1/(d+1)), the standard deviation being 1/sqrt(d+1), as in the code of Ziegler et al.; Stiennon
 et al. 2020 print the variance. Neither loss knows the rewards' zero: `shift` among the figures is the mean reward of
-the held-out best answers, which `rlhf.scores` subtracts.
+the held-out best answers, which `rlhf.scores` subtracts, since files of rankings mark neither demonstrations (Ouyang et
+al.) nor reference summaries (Stiennon et al.).
 
 Letters: B prompts, K answers a prompt, L length, D hidden size.
 """

@@ -76,7 +76,7 @@ def locked(directory: epath.PathLike) -> Iterator[None]:
 
 def seal(directory: epath.Path) -> None:
     """Writes the manifest of a directory, the size and sha256 of each file, and syncs all of it."""
-    (directory / MANIFEST).write_text(json.dumps(_sums(directory), indent=1))
+    (directory / MANIFEST).write_text(json.dumps(sums(directory), indent=1))
     for path in [*_below(directory), directory]:
         sync(path)
 
@@ -86,7 +86,7 @@ def damage(directory: epath.Path) -> str:
     if not (directory / MANIFEST).exists():
         return f"no {MANIFEST}"
     try:
-        expected, found = json.loads((directory / MANIFEST).read_text()), _sums(directory)
+        expected, found = json.loads((directory / MANIFEST).read_text()), sums(directory)
     except (OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
@@ -97,7 +97,9 @@ def _below(directory: epath.Path) -> list[epath.Path]:
     return [p for child in directory.iterdir() for p in ([*_below(child), child] if child.is_dir() else [child])]
 
 
-def _sums(directory: epath.Path) -> dict[str, dict[str, Any]]:
+def sums(directory: epath.Path) -> dict[str, dict[str, Any]]:
+    """The size and sha256 of each file of a directory and of those below it."""
+
     def digest(file: epath.Path) -> dict[str, Any]:
         sha256, size = hashlib.sha256(), 0
         with file.open("rb") as stream:

@@ -23,6 +23,7 @@ from lmjax.train.environment import environment
 from lmjax.train.files import is_local, sync, write_atomically
 
 SECONDS_BETWEEN_LINES = 10  # where stderr is a file
+REWARDED = ("score", "kl", "eos_share")  # what a run against a reward is judged by; any other by its loss
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,15 @@ class Log:
         if not self._active:
             return
         line = self._write(step, "train", metrics, timing)
-        self._bar.set_postfix(loss=f"{_or_nan(line['loss']):.3f}", refresh=False)
+        figures = {name: f"{_or_nan(value):.3f}" for name, value in judged_by(line).items()}
+        self._bar.set_postfix(figures, refresh=False)
         due = time.monotonic() - self._printed > SECONDS_BETWEEN_LINES or step == self._last_step
         if not self._tty and due:
             self._printed = time.monotonic()
             rate = (step - self._first) / max(self._printed - self._began, 1e-9)
             left = tqdm.format_interval((self._last_step - step) / rate) if rate else "?"
-            self.say(f"step {step}/{self._last_step}  loss {_or_nan(line['loss']):.3f}  {rate:.2f} step/s  {left} left")
+            said = "  ".join(f"{name} {value}" for name, value in figures.items())
+            self.say(f"step {step}/{self._last_step}  {said}  {rate:.2f} step/s  {left} left")
 
     def heldout(self, step: int, metrics: Mapping[str, Any]) -> None:
         """One line of metrics on held-out data, shown on the screen too."""
@@ -136,6 +139,11 @@ class Log:
             if changed:
                 print(f"continues, not bitwise: {', '.join(changed)}", file=sys.stderr)
         write_atomically(path, json.dumps(now, indent=2))
+
+
+def judged_by(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a line of training metrics that say how well the run does."""
+    return {name: line[name] for name in REWARDED if name in line} or {"loss": line["loss"]}
 
 
 def cut_back(path: epath.PathLike, step: int) -> None:

@@ -89,7 +89,7 @@ def _steps(
             log.tick(step)
             if step % cfg.log.every == 0 or step == steps:
                 log.train(step, metrics | {"tokens": program.schedule.tokens_before(step)}, meter.read(metrics))
-                give_up_if_stuck(skipped, step, cfg.directory)
+                give_up_if_stuck(skipped, step, cfg.directory, ", or pass over a bad stretch of data with skips")
                 checkpoints.check()
             watchdog.beat()
             last = reached_preemption(step) or step == end
@@ -142,12 +142,13 @@ def _out_of_patience(cfg: "RunConfig", state: TrainState, step: int) -> bool:
     return 0 < cfg.evaluation.patience * cfg.evaluation.every <= waited
 
 
-def give_up_if_stuck(skipped: deque[Any], step: int, directory: str) -> None:
-    """Raises UserError where the last SKIPPED_IN_A_ROW steps changed nothing."""
+def give_up_if_stuck(skipped: deque[Any], step: int, directory: str, mend: str = "") -> None:
+    """Raises UserError where the last SKIPPED_IN_A_ROW steps changed nothing. `mend`: what may help beside a lower
+    rate."""
     if len(skipped) == SKIPPED_IN_A_ROW and all(jax.device_get(list(skipped))):
         raise UserError(
             f"{directory}: the last {SKIPPED_IN_A_ROW} steps up to {step} had no finite "
-            "gradient and changed nothing; lower optim.peak_lr, or pass over a bad stretch of data with skips"
+            f"gradient and changed nothing; lower optim.peak_lr{mend}"
         )
 
 

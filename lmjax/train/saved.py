@@ -1,5 +1,7 @@
 """A trained model from disk, whoever wrote it: a run, one of its checkpoints or a Hugging Face directory."""
 
+import hashlib
+import json
 import os
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from lmjax.models.huggingface import Model, read_json, read_model, read_model_co
 from lmjax.models.wrapped import init_wrapped, wrap
 from lmjax.tasks import TaskConfig, make_task
 from lmjax.train.checkpoint import find, last_checkpoints, read_config, restore_params
+from lmjax.train.files import MANIFEST, sums
 
 
 class Saved(NamedTuple):
@@ -48,6 +51,14 @@ def describe_saved(path: epath.PathLike) -> tuple[ModelConfig, Tokenizer | None]
     directory = find(path) if is_ours else path
     cfg = read_part(directory, ModelConfig, "model") if is_ours else read_model_config(path)
     return cfg, _tokenizer(path, directory, is_ours, cfg)
+
+
+def digest_of_saved(path: epath.PathLike) -> str:
+    """Another one for another model: of a checkpoint's checksums, or of a Hugging Face directory's files. Raises
+    UserError as `read_saved` does."""
+    path, is_ours = _located(path)
+    described = (find(path) / MANIFEST).read_text() if is_ours else json.dumps(sums(path))
+    return hashlib.sha256(described.encode()).hexdigest()[:12]
 
 
 def _located(path: epath.PathLike) -> tuple[epath.Path, bool]:

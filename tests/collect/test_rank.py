@@ -21,6 +21,7 @@ def file(tmp_path: Path) -> Path:
         for i in range(4)
     ]
     rows[0] |= {"ranks": [1, 2], "by": "somebody"}
+    rows[1]["turns"][0]["input"] = "its input"
     path = tmp_path / "r.jsonl"
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return path
@@ -67,6 +68,7 @@ def test_each_choice_is_saved_and_one_may_stop_and_go_on(file: Path) -> None:
     assert ranks(file) == [[1, 2], None, [1, 1], None]
     assert "2 of 4 ranked" in shown[-1]
     assert "question 0" not in "".join(shown)
+    assert "user: question 1\n\nits input\n\n[1] " in shown[1]
     rank(file, typed("3 2 1"), shown.append)  # and the input ends
     assert ranks(file) == [[1, 2], [3, 2, 1], [1, 1], None]
     rank(file, typed("s", "2 1 3"), shown.append)  # skipped to the end: nothing is asked any more
@@ -113,9 +115,11 @@ def test_the_page_gives_back_what_was_chosen(file: Path, tmp_path: Path) -> None
     data = text.split("id=data>")[1].split("</script>")[0]
     script = text.split("<script>")[1].split("</script>")[0].replace('"use strict";', "")
     choices = "choose(0, 3); choose(1, 1); choose(2, 3); go(1); choose(0, 1); console.log(filled().join('\\n'));"
+    choices = f"console.error(JSON.stringify(made.map(node => node.textContent))); {choices}"
     program = STUB.replace("DATA", json.dumps(data)) + script + choices
     done = subprocess.run([node, "-e", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert "question 1\n\nits input" in json.loads(done.stderr)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["ranks"] for row in rows] == [[1, 2], [2, 1, 2], None, None]
     assert rows[0]["by"] == "somebody"

@@ -12,7 +12,7 @@ from lmjax.tasks import make_task
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-@pytest.mark.parametrize("name", ["sft", "tiny_sft"])
+@pytest.mark.parametrize("name", ["sft", "tldr_sft", "tiny_sft"])
 def test_a_recipe_is_loaded_and_its_commands_parse(name: str) -> None:
     path = CONFIGS / f"chatgpt/{name}.py"
     said, recipe = path.read_text().split('"""')[1], load_config(str(path), FinetuneConfig)

@@ -1,18 +1,60 @@
-"""The recipes on preferences: each is loaded, and the commands that its docstring names are ones that parse."""
+"""The recipes on preferences and against rewards: each is loaded, the commands that its docstring names are ones that
+parse, and one step begins with what the one before it leaves."""
 
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lmjax.config import load_config, override
+from lmjax.data.chat_template import named_template, prompt_tokens
+from lmjax.data.preferences import read_prompts
+from lmjax.data.tokenizers import load_tokenizer
 from lmjax.finetuning import FinetuneConfig
+from lmjax.rlhf.config import PpoConfig
 from lmjax.tasks import make_task
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["reward", "dpo", "tiny_reward", "tiny_dpo"])
+def chatgpt(name: str, declared: type = FinetuneConfig) -> Any:
+    return load_config(str(ROOT / f"configs/chatgpt/{name}.py"), declared)
+
+
+@pytest.mark.parametrize(("sft", "reward", "ppo"), [("sft", "reward", "ppo"), ("tldr_sft", "tldr_reward", "tldr_ppo")])
+def test_a_recipe_of_ppo_begins_with_what_the_others_leave(sft: str, reward: str, ppo: str) -> None:
+    cfg, supervised, judge = chatgpt(ppo, PpoConfig), chatgpt(sft), chatgpt(reward)
+    assert cfg.init_from == f"{supervised.directory}/best"
+    assert cfg.reward_model == judge.directory
+    assert not judge.task.template  # but the supervised model's own
+    assert all(text.data.tokenizer.path == f"{supervised.directory}/tokenizer" for text in cfg.pretraining.data)
+    said = (ROOT / f"configs/chatgpt/{ppo}.py").read_text().split('"""')[1]
+    assert f"python run_finetune.py configs/chatgpt/{ppo}.py\n" in said
+    for options in re.findall(r"(--[^;,)]*)", said):
+        override(cfg, options.split(), "")
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "prompts"),
+    [("ppo", 890, "hh_rlhf_harmless/train.jsonl.gz"), ("tldr_ppo", 519, "tldr_judged/train.csv")],
+)
+def test_the_real_prompts_fit(
+    name: str, length: int, prompts: str, shared_data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """By GPT-2's own vocabulary and the template of its supervised tuning."""
+    cfg, template = chatgpt(name, PpoConfig), named_template(chatgpt(name.replace("ppo", "sft")).task.template)
+    assert cfg.prompts.endswith(prompts)
+    for file in ("encoder.json", "vocab.bpe"):
+        shutil.copy(shared_data(f"tokenizers/gpt2-{file}"), tmp_path / file)
+    tokenizer = load_tokenizer(tmp_path)
+    sizes = [len(prompt_tokens(template, tokenizer, turns)) for _, turns in read_prompts(shared_data(prompts))]
+    assert max(sizes) == length <= cfg.rollout.prompt_length
+
+
+@pytest.mark.parametrize("name", ["reward", "dpo", "tldr_reward", "tiny_reward", "tiny_dpo"])
 def test_a_recipe_is_loaded_and_its_commands_parse(name: str) -> None:
     path = ROOT / f"configs/chatgpt/{name}.py"
     said, recipe = path.read_text().split('"""')[1], load_config(str(path), FinetuneConfig)

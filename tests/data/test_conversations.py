@@ -31,6 +31,13 @@ def test_all_forms_are_read(tmp_path):
     assert read(tmp_path, f"\n{json.dumps(messages)}\n\n{json.dumps(sharegpt)}\n") == [turns, turns]
 
 
+def test_judged_summaries_are_posts_and_references(tmp_path):
+    wanted = [(Turn("user", "POST: a,\n\nTL;DR:"), Turn("assistant", "b"))]
+    assert read(tmp_path, 'query,reference_responses,preferred\n"POST: a,\n\nTL;DR:", b,ours\n', "train.csv") == wanted
+    with pytest.raises(UserError, match=r"train.csv, line 2: field 'reference_responses' is NoneType, not text"):
+        read(tmp_path, "query,reference_responses\na\n", "train.csv")
+
+
 def test_empty_answers_are_left_out_and_counted(tmp_path, capsys):
     assert read(tmp_path, [ALPACA, ALPACA | {"output": " "}]) == [WANTED]
     assert "data.json: 1 of 2 conversations left out, for an empty answer" in capsys.readouterr().err
@@ -73,8 +80,9 @@ def test_bad_json_is_named_by_its_line(tmp_path):
 
 
 def test_real_files(shared_data):
-    """Alpaca, its translation, and Self-Instruct's seed tasks, by the numbers of their README."""
+    """Alpaca, its translation, Self-Instruct's seed tasks and judged summaries, by the numbers of their README."""
     names = ("alpaca/alpaca_train.json", "alpaca_gpt4_demo/alpaca_zh_demo.json", "self_instruct/seed_tasks.jsonl")
+    names += ("tldr_judged/train.csv",)
     found = [read_conversations(shared_data(name)) for name in names]
-    assert [len(conversations) for conversations in found] == [4499, 800, 175]  # one of 4500 answers is empty
+    assert [len(conversations) for conversations in found] == [4499, 800, 175, 800]  # one of 4500 answers is empty
     assert sum(bool(question.input) for question, _ in found[0]) == 1751

@@ -107,7 +107,7 @@ def test_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
         read_ranked(file, "rankings")
     with pytest.raises(UserError, match="1 all ties"):
         read_ranked(lines(tmp_path / "t.jsonl", {**RANKING, "ranks": [1, 1, 1]}), "rankings")
-    (tmp_path / "x.csv").write_text("query,preferred\n")
+    (tmp_path / "x.csv").write_text("query,preferred\na,ours\n")
     with pytest.raises(UserError, match="no column postprocessed_response"):
         read_ranked(epath.Path(tmp_path / "x.csv"), "tldr")
     with pytest.raises(UserError, match="unknown form of rankings 'ranking'; did you mean 'rankings'"):
@@ -118,10 +118,20 @@ def test_prompts_from_each_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("Hi\n\n  Why? \n")
     rows = [{"prompt": "Hi"}, RANKING, {"instruction": "Say", "input": "this", "output": "that"}]
     asked = [(Turn("user", "Hi"),), (Turn("user", "Hi"),), (Turn("user", "Say", "this"),)]
+    before = f"{HUMAN}Hi{ASSISTANT}Hello{HUMAN}Why?"
+    rows += [{"chosen": f"{before}{ASSISTANT}x", "rejected": "-"}, {"prompt": "Why?", "chosen": "x", "rejected": "y"}]
+    asked += [SAID, SAID[2:]]
     assert [turns for _, turns in read_prompts(lines(tmp_path / "p.jsonl", *rows))] == asked
-    found = list(read_prompts(epath.Path(tmp_path / "p.txt")))
+    (tmp_path / "p.csv").write_text('query,reference_responses\n"POST: a,\n\nTL;DR:", b\n')
+    assert read_prompts(tmp_path / "p.csv") == [(f"{tmp_path}/p.csv, line 4", (Turn("user", "POST: a,\n\nTL;DR:"),))]
+    found = read_prompts(tmp_path / "p.txt")
     assert [turns for _, turns in found] == [(Turn("user", "Hi"),), (Turn("user", "Why?"),)]
     assert found[1][0].endswith("p.txt, line 3")
+    for row in ({"text": "Hi"}, {"prompt": 3}):
+        with pytest.raises(UserError, match=r'p\.jsonl, line 2: no text "prompt", and neither "turns", "chosen" nor'):
+            read_prompts(lines(tmp_path / "p.jsonl", {"prompt": "Hi"}, row))
+    with pytest.raises(UserError, match=r"p\.jsonl holds no prompt"):
+        read_prompts(lines(tmp_path / "p.jsonl"))
 
 
 def test_every_answer_follows_the_same_prompt() -> None:
@@ -147,3 +157,4 @@ def test_real_files(file: str, name: str, count: int, shared_data: Callable[[str
     found = read_ranked(epath.Path(shared_data(file)), name)
     assert len(found) == count
     assert all(len(one.answers) == 2 and one.turns[-1].role == "user" for one in found)
+    assert [turns for _, turns in read_prompts(shared_data(file))] == [one.turns for one in found]

@@ -18,6 +18,7 @@ from lmjax.verify import fingerprint
 from tests.end_to_end import tiny
 from tests.end_to_end.test_resume import log_without_times
 from tests.flags import QUICKLY
+from tests.rlhf import mdp
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 120  # seconds that a run may take
@@ -45,13 +46,29 @@ def config():
 """
 
 
-def start(root: Path, run: Path, processes: int) -> list[subprocess.Popen[bytes]]:
+PPO = """
+from dataclasses import replace
+from pathlib import Path
+
+from lmjax.parallel import MeshConfig
+from tests.rlhf import mdp
+
+def config():
+    root = Path("{root}")
+    cfg = mdp.config(root, reward_model="{root}/judge", iterations=1, batch_size=8, epochs=1)
+    return replace(cfg, mesh=MeshConfig(data=2), log=replace(cfg.log, every=1))
+"""
+
+
+def start(
+    root: Path, run: Path, processes: int, script: str = "run_pretrain", config: str = CONFIG
+) -> list[subprocess.Popen[bytes]]:
     """What a user types, in each process; two devices in all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    (root / "config.py").write_text(CONFIG.format(root=root))
-    command = [sys.executable, str(ROOT / "run_pretrain.py"), str(root / "config.py"), "--directory", str(run)]
+    (root / "config.py").write_text(config.format(root=root))
+    command = [sys.executable, str(ROOT / f"{script}.py"), str(root / "config.py"), "--directory", str(run)]
     flags = f"{QUICKLY} --xla_force_host_platform_device_count={2 // processes}"
     started = []
     for index in range(processes):
@@ -66,8 +83,8 @@ def start(root: Path, run: Path, processes: int) -> list[subprocess.Popen[bytes]
     return started
 
 
-def finish(root: Path, run: Path, processes: int) -> list[int]:
-    return [process.wait(LIMIT) for process in start(root, run, processes)]
+def finish(root: Path, run: Path, processes: int, *what: str) -> list[int]:
+    return [process.wait(LIMIT) for process in start(root, run, processes, *what)]
 
 
 def said(root: Path) -> str:
@@ -100,6 +117,19 @@ def test_two_processes_killed_and_resumed_train_as_one(tmp_path: Path) -> None:
     assert {path.name for path in (two / "checkpoints").iterdir()} == {"6", "8"}
     assert json.loads((two / "environment.json").read_text())["processes"] == 2
     assert from_stored(RunConfig, read_config(two), "").mesh.fsdp == 2
+
+
+def test_two_processes_reinforce(tmp_path: Path) -> None:
+    """By the command, against a reward model: each has its share of the answers, and the samples are of both."""
+    mdp.write_world(tmp_path)
+    mdp.write_reward_model(tmp_path, tmp_path / "judge")
+    run = tmp_path / "run"
+    assert finish(tmp_path, run, 2, "run_finetune", PPO) == [0, 0], said(tmp_path)
+    (line,) = log_without_times(run)
+    assert line["first_ratio"] == 1
+    ((row,),) = [sample["rows"] for sample in json.loads((run / "samples.json").read_text())]
+    assert all(re.fullmatch(r"(\w+ ?)*\n\[-?[\d.]+\]", cell) for cell in row[1:])
+    assert (run / "report.html").exists()
 
 
 def test_bad_input_ends_every_process_with_one_line(tmp_path: Path) -> None:

@@ -19,16 +19,23 @@ import numpy as np
 import pytest
 import tokenizers
 
-from lmjax.data.tokenizers import load_tokenizer
+from lmjax.data.chat_template import named_template
+from lmjax.data.prepare import DataConfig, WeightedData
+from lmjax.data.schedule import Stage
+from lmjax.data.sources import TextFiles
+from lmjax.data.tokenizers import TokenizerConfig, load_tokenizer
 from lmjax.interop import LanguageModel
 from lmjax.models.weights import flatten
 from lmjax.rlhf.advantages import KlConfig, ShapingConfig
 from lmjax.rlhf.config import PpoConfig
 from lmjax.rlhf.networks import make_networks
 from lmjax.rlhf.rollout import RolloutConfig, answered
-from lmjax.train.checkpoint import CheckpointConfig
+from lmjax.run import RunConfig
+from lmjax.tasks.reward import RewardConfig
+from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
 from lmjax.train.log import LogConfig
 from lmjax.train.optim import OptimConfig
+from lmjax.types import TrainState
 from tests.models.tiny import noisy, tiny
 
 WORDS = ("</s>", "[UNK]", "ba", "be", "bi", "bo")
@@ -63,6 +70,31 @@ def write_world(root: Path) -> None:
     tokenizer = load_tokenizer(root / "vocabulary")
     LanguageModel(MODEL, ("clm",), noisy(MODEL, ("clm",)), tokenizer).save_hf(root / "reference")
     (root / "prompts.jsonl").write_text(json.dumps({"prompt": ""}))
+
+
+def write_reward_model(root: Path, directory: Path, template: str = "", **changes: Any) -> None:
+    """A run as the task of reward models leaves it; `changes` to its model."""
+    model = replace(MODEL, **changes)
+    head = {"kernel": np.full((32, 1), 0.1, np.float32), "bias": np.ones(1, np.float32)}
+    best = {"best": {"step": jnp.int32(1), "loss": jnp.float32(0)}}
+    params = jax.tree.map(jnp.asarray, {**noisy(model, ()), "reward": head})
+    state = TrainState(jnp.int32(1), params, {}, jax.random.key(0), best)
+    stage = Stage(until_step=1, batch_size=8, length=8)
+    cfg = RunConfig(model=model, task=RewardConfig(data="rankings"), data=(), stages=(stage,))
+    with Checkpoints(directory, CheckpointConfig(), cfg) as checkpoints:
+        checkpoints.save(state, wait=True)
+    tokenizer = load_tokenizer(root / "vocabulary")
+    (tokenizer.with_chat_template(named_template(template)) if template else tokenizer).save(directory / "tokenizer")
+    (directory / "result.json").write_text(json.dumps({"step": 1, "figures": {"shift": 0.123}}))
+
+
+def text(root: Path, tokenizer: TokenizerConfig | None = None) -> WeightedData:
+    """Pretraining text, by the reference's tokenizer or another."""
+    lines = [" ".join(words) for words in itertools.product(WORDS[2:], repeat=3)]
+    (root / "text.txt").write_text("".join(f"{line}\n" for line in lines))
+    tokenizer = tokenizer or TokenizerConfig("file", path=str(root / "vocabulary"))
+    source = TextFiles((str(root / "text.txt"),), documents="line")
+    return WeightedData(DataConfig(str(root / f"store_{tokenizer.kind}"), source, tokenizer, heldout=0.2))
 
 
 def config(root: Path, **changes: Any) -> PpoConfig:

@@ -128,6 +128,7 @@ def test_the_coefficient_follows_its_target():
     for kl, factor in ((60.0, 1.02), (0.0, 0.98), (6.6, 1.01), (6.0, 1.0)):
         assert float(adapted(jnp.float32(0.15), jnp.float32(kl), 100, cfg)) == pytest.approx(0.15 * factor)
     assert float(adapted(jnp.float32(0.15), jnp.float32(60), 100, KlConfig(0.15))) == np.float32(0.15)
+    assert float(adapted(jnp.float32(0.15), jnp.float32(jnp.nan), 100, cfg)) == np.float32(0.15)  # or it stayed so
 
 
 def test_padding_says_nothing():
@@ -147,3 +148,6 @@ def test_padding_says_nothing():
 def test_impossible_shaping():
     with pytest.raises(UserError, match="gae_lambda"):
         ShapingConfig(gae_lambda=1.5)
+    for bad in ({"coefficient": -0.1}, {"target": -1.0}, {"horizon": 0.0}):
+        with pytest.raises(UserError, match=next(iter(bad))):
+            KlConfig(**bad)

@@ -83,8 +83,8 @@ def test_losses_by_a_plain_loop():
     expected = {"policy": policy, "value": value, "clip_fraction": clipped, "value_clip_fraction": value_clipped}
     expected |= {"approximate_kl": kl, "ratio": np.exp(log_ratios)[WEIGHTS == 1]}
     for name, each in expected.items():
-        assert float(found[name].value()) == pytest.approx(np.mean(each), rel=1e-5, abs=1e-6), name
-    assert float(loss) == pytest.approx(np.mean(policy) + 0.5 * np.mean(value), rel=1e-5)
+        assert float(found[name].value()) == pytest.approx(np.mean(each), rel=1e-6, abs=1e-6), name
+    assert float(loss) == pytest.approx(np.mean(policy) + 0.5 * np.mean(value), rel=1e-6, abs=1e-6)
 
 
 def test_clipping_goes_by_the_sign_of_the_advantage():

@@ -10,23 +10,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.data.schedule import Stage
+from lmjax.data.chat_template import Turn, named_template, prompt_tokens
+from lmjax.data.tokenizers import TokenizerConfig
 from lmjax.errors import UserError
 from lmjax.interop import LanguageModel, load
 from lmjax.parallel import MeshConfig, make_mesh
 from lmjax.report import report
-from lmjax.rlhf.config import resolve
-from lmjax.rlhf.ppo import train_ppo
+from lmjax.rlhf.advantages import ShapingConfig
+from lmjax.rlhf.config import PretrainingConfig, resolve
+from lmjax.rlhf.ppo import align, begun, scored, train_ppo
+from lmjax.rlhf.program import assemble_ppo
 from lmjax.rlhf.reward_model import reward_model
 from lmjax.rlhf.rollout import RolloutConfig, roll_out
-from lmjax.run import RunConfig
-from lmjax.tasks.reward import RewardConfig
-from lmjax.train.checkpoint import CheckpointConfig, Checkpoints
+from lmjax.rlhf.scores import load_reward_model
+from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.log import LogConfig
-from lmjax.types import TrainState
+from lmjax.train.optim import OptimConfig
 from lmjax.verify import fingerprint
 from tests.models.tiny import noisy, tiny
 from tests.rlhf import mdp
+
+DIALOGUE = "\n\nHuman: ba\n\nAssistant: be\n\nHuman: bi"
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +71,33 @@ def test_a_resumed_run_draws_the_same_answers_again(world):
     assert len({line["kl_coefficient"] for line in lines(world / "resumed")}) == 6
     with pytest.raises(UserError, match="clip"):
         train_ppo(short(world, "resumed", clip=0.1), mdp.reward)
+    for file, path in ((world / "prompts.jsonl", "prompts"), (world / "reference/config.json", "init_from")):
+        before = file.read_text()
+        file.write_text(before.replace('""', '"ba"') if path == "prompts" else f"{before} ")
+        with pytest.raises(UserError, match=rf"run of another config: digests.{path} \('\w+' -> '\w+'\); choose"):
+            train_ppo(short(world, "resumed", **adaptive), mdp.reward)
+        file.write_text(before)
+
+
+def test_some_bad_updates_end_no_run_and_ten_iterations_of_them_do(world, monkeypatch):
+    """One answer's score is not a number: the minibatches with it are skipped, the others are not."""
+    for module in ("ppo", "loop"):
+        monkeypatch.setattr(f"lmjax.{'rlhf' if module == 'ppo' else 'train'}.{module}.SKIPPED_IN_A_ROW", 2)
+    apart = {"stop_at": 3, "shaping": ShapingConfig(missing_eos="none", whiten_advantages=False)}
+
+    def bad(tokens, is_response, rows):
+        return jnp.where(jnp.arange(len(tokens)) < rows, jnp.nan, mdp.reward(tokens, is_response))
+
+    train_ppo(short(world, "one_bad", **apart), lambda *text: bad(*text, 1))
+    assert [line["skipped"] for line in lines(world / "one_bad")] == [0.5] * 3
+    with pytest.raises(UserError, match=r"changed nothing; lower optim.peak_lr$"):
+        train_ppo(short(world, "all_bad", **apart), lambda *text: bad(*text, 16))
 
 
 def test_what_a_run_leaves(world):
-    directory = world / "left"
-    train_ppo(short(world, "left"), mdp.reward)
+    """Its scores are normalised by the reference's own, whatever gain and bias the reward has."""
+    directory, shaping = world / "left", ShapingConfig(missing_eos="none", normalise_scores=True)
+    train_ppo(short(world, "left", shaping=shaping), lambda *text: 50 * (mdp.reward(*text) + 2))
     last = lines(directory)[-1]
     names = (
         "score",
@@ -85,10 +111,16 @@ def test_what_a_run_leaves(world):
         "eos_share",
     )
     assert all(isinstance(last[name], float) for name in names)
+    first = json.loads((directory / "metrics.jsonl").read_text().splitlines()[0])
+    drawn = first["time"]["tokens_per_second"] * first["time"]["rollout_seconds"]
+    assert drawn == pytest.approx(16 * first["response_length"])
+    assert first["response_length"] < mdp.STEPS
+    assert abs(first["score"]) < 1.5
     (samples,) = json.loads((directory / "samples.json").read_text())
     assert len(samples["rows"][0]) == 3
     page = report(directory).read_text()
     assert "score against kl" in page.lower()
+    assert f"Step 6: score {last['score']:.3g}, KL {last['kl']:.3g}, EOS share {last['eos_share']:.3g}." in page
     lm = load(directory)
     assert isinstance(lm, LanguageModel)
     assert lm.tokenizer.eos_id == mdp.EOS
@@ -111,27 +143,18 @@ def test_what_is_drawn_follows_the_log_probabilities(world):
     assert chi2 < freedom + 4 * np.sqrt(2 * freedom) + 8
 
 
-def write_reward_model(world: Path, directory: Path) -> None:
-    """A run as the task of reward models leaves it."""
-    params = {
-        **noisy(mdp.MODEL, ()),
-        "reward": {"kernel": np.full((32, 1), 0.1, np.float32), "bias": np.ones(1, np.float32)},
-    }
-    best = {"best": {"step": jnp.int32(1), "loss": jnp.float32(0)}}
-    state = TrainState(jnp.int32(1), jax.tree.map(jnp.asarray, params), {}, jax.random.key(0), best)
-    stage = Stage(until_step=1, batch_size=8, length=8)
-    cfg = RunConfig(model=mdp.MODEL, task=RewardConfig(data="rankings"), data=(), stages=(stage,))
-    with Checkpoints(directory, CheckpointConfig(), cfg) as checkpoints:
-        checkpoints.save(state, wait=True)
-    load(world / "reference").tokenizer.save(directory / "tokenizer")
-    (directory / "result.json").write_text(json.dumps({"step": 1, "figures": {"shift": 0.25}}))
-
-
 def test_a_reward_model_scores_and_lends_its_weights_to_the_values(world):
-    write_reward_model(world, world / "judge")
-    cfg = short(world, "judged", reward_model=str(world / "judge"), value="network", iterations=2)
-    state = train_ppo(replace(cfg, iterations=2))
-    assert "value_network" in state.params
+    mdp.write_reward_model(world, world / "judge")
+    cfg = replace(short(world, "judged", reward_model=str(world / "judge"), value="network"), dtype="bfloat16")
+    run, judge = resolve(cfg, False), load_reward_model(world / "judge/best")
+    assert run.critic
+    assert run.critic.dtype == "bfloat16"
+    program = assemble_ppo(run.cfg, run.model, run.critic, run.eos_id, run.pad_id)
+    with jax.set_mesh(program.mesh):
+        state = begun(program, run)
+    jax.tree.map(np.testing.assert_array_equal, state.params["value_network"], judge.params)
+    reference = load(world / "reference").params
+    jax.tree.map(np.testing.assert_array_equal, {k: state.params[k] for k in reference}, reference)
     score = reward_model(str(world / "judge"), "float32", make_mesh(MeshConfig()))
     tokens = jnp.array([[0, 2, 3, 0, 1, 1], [0, 2, 4, 5, 3, 2]])
     is_response = jnp.array([[False, True, True, True, False, False], [False] + [True] * 5])
@@ -140,8 +163,17 @@ def test_a_reward_model_scores_and_lends_its_weights_to_the_values(world):
         found, score(jnp.where(is_response | (jnp.arange(6) == 0)[None], tokens, 4), is_response)
     )
     hidden = load(world / "reference")(tokens=np.asarray(tokens), segment_ids=np.array([[1, 1, 1, 1, 0, 0], [1] * 6]))
-    expected = [hidden["hidden"][0, 3].sum() * 0.1 + 0.75, hidden["hidden"][1, 5].sum() * 0.1 + 0.75]
+    expected = [hidden["hidden"][0, 3].sum() * 0.1 + 0.877, hidden["hidden"][1, 5].sum() * 0.1 + 0.877]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_frozen_reward_model_keeps_its_head(world, monkeypatch):
+    """Its shifted bias, rounded to bfloat16, would move the scores' zero."""
+    mdp.write_reward_model(world, world / "kept")
+    monkeypatch.setattr("lmjax.rlhf.reward_model.scorer", lambda cfg, params: params)
+    params = reward_model(str(world / "kept"), "bfloat16", make_mesh(MeshConfig()))
+    assert params["word_embeddings"]["embedding"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(params["reward"]["bias"], np.float32(1) - np.float32(0.123))
 
 
 def refused(cfg: Any, complaint: str, with_function: bool = True) -> None:
@@ -152,15 +184,17 @@ def refused(cfg: Any, complaint: str, with_function: bool = True) -> None:
 
 def test_what_cannot_be_is_refused_in_one_line(world):
     cfg = mdp.config(world)
-    long, bad, empty = (world / f"{name}.jsonl" for name in ("long", "bad", "empty"))
+    long, bad, empty, talk = (world / f"{name}.jsonl" for name in ("long", "bad", "empty", "talk"))
+    talk.write_text(json.dumps({"chosen": f"{DIALOGUE}\n\nAssistant: bo"}))
     long.write_text('{"prompt": "ba"}\n{"prompt": "ba be bi"}\n')
     bad.write_text('{"prompt": "ba"}\n{"text": "ba"}\n')
     empty.write_text("")
-    refused(replace(cfg, prompts=str(long)), "prompt 2 has 3 tokens; rollout.prompt_length is 1")
+    refused(replace(cfg, prompts=str(long)), "long.jsonl, line 2: the prompt has 3 tokens, rollout.prompt_length is 1")
     refused(replace(cfg, prompts=str(bad)), 'line 2: no text "prompt"')
     refused(replace(cfg, prompts=str(empty)), "holds no prompt")
-    refused(replace(cfg, prompts="nowhere"), "no file of prompts")
-    refused(replace(cfg, rollout=RolloutConfig(4, 5)), "length 9 exceeds the position table")
+    refused(replace(cfg, prompts="nowhere"), "cannot read nowhere")
+    refused(replace(cfg, prompts=str(talk)), "talk.jsonl, line 1: a conversation, and the model has no chat template")
+    refused(replace(cfg, rollout=RolloutConfig(4, 5)), "reference has 8 positions, a prompt and its answer 9 tokens")
     refused(replace(cfg, rollout=RolloutConfig(1, 5, pad_id=mdp.EOS)), "padding and end token are both 0")
     refused(replace(cfg, rollout=RolloutConfig(1, 5, pad_id=6)), "pad_id 6 is not in the vocabulary")
     refused(replace(cfg, init_from=""), "no model to begin with")
@@ -181,10 +215,55 @@ def test_a_reward_of_another_tokenizer_is_refused(world):
     refused(replace(mdp.config(world), reward_model=str(world / "other")), "have different tokenizers", False)
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 10, "minibatches": 4}, {"epochs": 0}])
-def test_impossible_batches(world, changes):
-    with pytest.raises(UserError, match=next(iter(changes))):
+def test_a_reward_model_that_does_not_fit_the_policy_is_refused(world):
+    cfg = mdp.config(world)
+    mdp.write_reward_model(world, world / "templated", template="plain")
+    refused(replace(cfg, reward_model=str(world / "templated")), "have different chat templates; tune both", False)
+    mdp.write_reward_model(world, world / "short", max_position_embeddings=5)
+    refused(replace(cfg, reward_model=str(world / "short")), "short has 5 positions, a prompt and its answer 6", False)
+    refused(replace(cfg, reward_model=str(world / "reference")), "reference is no reward model", False)
+
+
+def test_dialogues_are_prompts_of_a_tuned_model(world):
+    tuned, model = world / "tuned", replace(mdp.MODEL, max_position_embeddings=64)
+    tokenizer = load(world / "reference").tokenizer.with_chat_template(named_template("plain"))
+    LanguageModel(model, ("clm",), noisy(model, ("clm",)), tokenizer).save_hf(tuned)
+    (world / "hh.jsonl").write_text(json.dumps({"chosen": f"{DIALOGUE}\n\nAssistant: bo"}))
+    cfg = mdp.config(world, init_from=str(tuned), prompts=str(world / "hh.jsonl"), rollout=RolloutConfig(32, 8))
+    turns = [Turn("user", "ba"), Turn("assistant", "be"), Turn("user", "bi")]
+    tokens = resolve(cfg, True).prompts["tokens"][0]
+    expected = prompt_tokens(named_template("plain"), tokenizer, turns)
+    np.testing.assert_array_equal(tokens[-len(expected) :], expected)
+
+
+def test_text_of_another_tokenizer_is_refused(world):
+    other = mdp.text(world, TokenizerConfig("byte_bpe", 300))
+    cfg = short(world, "ptx", pretraining=PretrainingConfig(0.1, (other,), rows=1, length=8))
+    with pytest.raises(UserError, match=r"store_byte_bpe is of another tokenizer than .*reference; make another store"):
+        align(cfg, mdp.reward)
+
+
+def test_scores_of_another_shape_are_refused():
+    tokens, is_response = jnp.zeros((16, 6), jnp.int32), jnp.ones((16, 6), bool)
+    with pytest.raises(UserError, match=r"gave scores of shape \(16, 1\) to 16 answers, not one number each"):
+        scored(lambda *text: mdp.reward(*text)[:, None], tokens, is_response)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"batch_size": 10, "minibatches": 4}, "batch_size"),
+        ({"epochs": 0}, "epochs"),
+        ({"clip": 0.0}, "clip 0.0"),
+        ({"stop_at_kl": -1.0}, "stop_at_kl -1.0"),
+        ({"optim": OptimConfig(unit="tokens")}, "optim.unit tokens: the rate goes by iterations"),
+    ],
+)
+def test_impossible_updates(world, changes, complaint):
+    with pytest.raises(UserError, match=complaint):
         replace(mdp.config(world), **changes)
+    with pytest.raises(UserError, match="rows 0"):
+        PretrainingConfig(1.0, rows=0)
 
 
 @pytest.mark.parametrize("bad", [{"temperature": 0.0}, {"response_length": 0}, {"truncate_after": -1}])

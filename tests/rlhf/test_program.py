@@ -39,9 +39,9 @@ CFG = PpoConfig(
 
 
 @cache
-def program(cfg: PpoConfig = CFG, devices: int = 1) -> Program:
+def program(cfg: PpoConfig = CFG, devices: int = 1, model: Any = MODEL) -> Program:
     with on_devices(devices):
-        return assemble_ppo(cfg, MODEL, None, EOS, PAD)
+        return assemble_ppo(cfg, model, None, EOS, PAD)
 
 
 def state_of(found: Program, cfg: PpoConfig = CFG) -> Any:
@@ -50,11 +50,15 @@ def state_of(found: Program, cfg: PpoConfig = CFG) -> Any:
     return state.replace(params=jax.device_put(params, jax.tree.map(lambda x: x.sharding, state.params)))
 
 
-TEXT = {
-    "text_tokens": np.random.default_rng(5).integers(0, VOCAB, (2, B // 2, 8)).astype(np.int32),
-    "text_targets": np.random.default_rng(6).integers(0, VOCAB, (2, B // 2, 8)).astype(np.int32),
-    "text_loss_weights": np.ones((2, B // 2, 8), np.float32),
-}
+def text() -> dict[str, np.ndarray]:
+    """Of two minibatches, which the first model finds as likely, and as unlikely, as can be."""
+    tokens = np.random.default_rng(5).integers(0, VOCAB, (2, B // 2, 8)).astype(np.int32)
+    logits = [forward(tiny("gpt2"), ("clm",))(noisy(MODEL, ("clm",)), tokens=rows)["logits"] for rows in tokens]
+    targets = np.stack([logits[0].argmax(-1), logits[1].argmin(-1)]).astype(np.int32)
+    return {"text_tokens": tokens, "text_targets": targets, "text_loss_weights": np.ones(tokens.shape, np.float32)}
+
+
+TEXT = text()
 REFERENCE = jax.tree.map(lambda x: 0.9 * x, noisy(MODEL, ("clm",)))
 SCORES = np.random.default_rng(4).normal(size=B).astype(np.float32)
 
@@ -98,9 +102,12 @@ def test_ratios_are_one_at_first_and_not_after():
 
 
 def test_nothing_drops_out():
-    again = iteration(program())
+    """As if the model knew no dropout, in rollouts too."""
+    without = program(model=tiny("gpt2"))
+    again = iteration(without)
     for part in (0, 1, 3):
         jax.tree.map(np.testing.assert_array_equal, first()[part], again[part])
+    jax.tree.map(np.testing.assert_array_equal, drawn(program(), 0), drawn(without, 0))
 
 
 def test_what_the_score_phase_measures():
@@ -112,7 +119,9 @@ def test_what_the_score_phase_measures():
     assert figures["eos_share"] == pytest.approx(rows["ended"].mean())
     assert rows["ended"].sum() == B - 3  # row 0, and those of length N
     assert mask.sum(1).tolist() == [N] + [min(2 + row % N, N) for row in range(1, B)]
-    kl = (experience["old_log_probs"] - reference_log_probs()) * mask
+    own, expected = (plain_log_probs(name) for name in ("policy", "reference"))
+    np.testing.assert_allclose(experience["old_log_probs"] * mask, own * mask, atol=1e-4)
+    kl = (own - expected) * mask
     assert figures["kl"] == pytest.approx(kl.sum(1).mean(), rel=1e-3, abs=1e-4)
     last = mask.sum(1).astype(int) - 1
     expected = -0.05 * kl
@@ -120,16 +129,16 @@ def test_what_the_score_phase_measures():
     np.testing.assert_allclose(experience["rewards"], expected, atol=1e-4)
 
 
-@cache
-def reference_log_probs() -> np.ndarray:
+def plain_log_probs(name: str) -> np.ndarray:
     """By the model without padding, one row at a time, at the temperature."""
+    params = {"policy": noisy(MODEL, ("clm",)), "reference": REFERENCE}[name]
     rows, found = jax.device_get(given_rows()), np.zeros((B, N), np.float32)
     for row in range(B):
         real = rows["segment_ids"][row] > 0
         text = rows["tokens"][row][real]
         padded = np.zeros((1, P + N), np.int32)
         padded[0, : len(text)] = text
-        logits = forward(tiny("gpt2"), ("clm",))(REFERENCE, tokens=padded)["logits"][0] / 0.7
+        logits = forward(tiny("gpt2"), ("clm",))(params, tokens=padded)["logits"][0] / 0.7
         log_p = np.asarray(jax.nn.log_softmax(logits))
         start = len(PROMPTS[row])
         for place in range(start, len(text)):
@@ -190,18 +199,29 @@ def test_each_epoch_goes_through_all_rows_in_an_order_of_its_own():
     assert not np.array_equal(orders[0], np.asarray(minibatches(CFG, jax.random.key(1), 0)).reshape(CFG.epochs, B))
 
 
+def drawn(found: Program, iteration: int, seed: int = 0) -> np.ndarray:
+    """Answers of the first policy."""
+    with jax.set_mesh(found.mesh):
+        prompts = {k: jnp.asarray(v) for k, v in prompt_rows(PROMPTS, P).items()}
+        rows = found.roll_out(state_of(found).params, jax.random.key(seed), jnp.int32(iteration), prompts)
+    return np.asarray(rows["targets"])
+
+
 def test_keys_go_on():
     """The same policy answers the same prompts otherwise at each iteration, and so does another seed."""
     found = program()
-    with jax.set_mesh(found.mesh):
-        state, prompts = state_of(found), {k: jnp.asarray(v) for k, v in prompt_rows(PROMPTS, P).items()}
-        drawn = [
-            np.asarray(found.roll_out(state.params, key, jnp.int32(i), prompts)["targets"])
-            for key, i in ((state.key, 0), (state.key, 0), (state.key, 1), (jax.random.key(9), 0))
-        ]
-    np.testing.assert_array_equal(drawn[0], drawn[1])
-    assert not np.array_equal(drawn[0], drawn[2])
-    assert not np.array_equal(drawn[0], drawn[3])
+    np.testing.assert_array_equal(drawn(found, 0), drawn(found, 0))
+    assert not np.array_equal(drawn(found, 0), drawn(found, 1))
+    assert not np.array_equal(drawn(found, 0), drawn(found, 0, seed=9))
+
+
+def test_answers_are_drawn_by_the_kernel_that_runs_anywhere():
+    """Whatever the policy is trained by."""
+    fused = tiny("gpt2", attention="cudnn")
+    prompts = {k: jnp.asarray(v) for k, v in prompt_rows(PROMPTS, P).items()}
+    arguments = (RolloutConfig(P, N), EOS, PAD, noisy(MODEL, ("clm",)), prompts, jax.random.key(0))
+    found, expected = (roll_out(model, *arguments) for model in (fused, tiny("gpt2")))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_prompts_come_in_passes():
@@ -247,6 +267,9 @@ def test_pretraining_text_is_mixed_into_each_minibatch():
     _, _, _, metrics = first()
     expected = metrics["policy"] + 0.1 * metrics["value"] + 0.5 * metrics["pretraining"]
     assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
-    logits = forward(tiny("gpt2"), ("clm",))(noisy(MODEL, ("clm",)), tokens=TEXT["text_tokens"][0])["logits"]
-    log_p = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), TEXT["text_targets"][0][..., None], -1)
-    assert metrics["pretraining"] == pytest.approx(-log_p.mean(), rel=0.1)  # a mean of four updates
+    losses = []
+    for tokens, targets in zip(TEXT["text_tokens"], TEXT["text_targets"], strict=True):
+        logits = forward(tiny("gpt2"), ("clm",))(noisy(MODEL, ("clm",)), tokens=tokens)["logits"]
+        losses.append(-np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), targets[..., None], -1).mean())
+    assert losses[1] > 1.5 * losses[0]
+    assert metrics["pretraining"] == pytest.approx(np.mean(losses), rel=0.1)  # of four updates, two on each

@@ -1,4 +1,4 @@
-"""Scores as a program asks for them: a pure function that is jitted, wherever a text stands; and what is refused.
+"""Scores as a program asks for them, by a pure function that is jitted; and what is refused.
 
 What a trained model scores is tested with its task, in tests/tasks/test_reward.py.
 """
@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from lmjax.errors import UserError
+from lmjax.models import architecture_of
 from lmjax.models.weights import flatten
-from lmjax.rlhf.scores import abstract_reward_params, load_reward_model, reward_function, rewards_function
+from lmjax.models.wrapped import wrap
+from lmjax.rlhf.scores import abstract_reward_params, load_reward_model, reward_function
+from lmjax.tasks.reward import every_reward
 from tests.models.tiny import VOCAB, tiny
 from tests.tiny_runs import write_run
 
@@ -28,27 +31,15 @@ def params() -> Any:
 def test_the_score_is_the_reward_at_the_last_token(params: Any) -> None:
     cfg = tiny("gpt2")
     score = jax.jit(reward_function(cfg))
-    rewards = jax.jit(rewards_function(cfg))
+    module = wrap(architecture_of(cfg), cfg, (), every_reward)
     tokens = np.random.default_rng(1).integers(0, VOCAB, (3, 12)).astype(np.int32)
     last = np.array([11, 4, 0], np.int32)
     found = score(params, tokens, last)
-    every = rewards(params, tokens, np.ones((3, 12), np.int32))
+    texts = {"tokens": tokens, "segment_ids": np.ones((3, 12), np.int32)}
+    every: Any = jax.jit(lambda batch: module.apply({"params": params}, batch)["rewards"])(texts)
     np.testing.assert_allclose(found, every[np.arange(3), last], atol=1e-5)  # causal: what follows does not matter
     noise = np.where(np.arange(12) > last[:, None], (tokens + 1) % VOCAB, tokens)
     np.testing.assert_array_equal(score(params, noise, last), found)
-
-
-def test_padding_on_the_left_changes_nothing(params: Any) -> None:
-    """As rollouts have it: prompts stand flush right."""
-    cfg = tiny("gpt2")
-    score = jax.jit(reward_function(cfg))
-    tokens = np.random.default_rng(1).integers(0, VOCAB, (3, 12)).astype(np.int32)
-    plain = score(params, tokens[:, :8], np.full(3, 7, np.int32))
-    shifted = np.roll(tokens, 4, 1)
-    segments = (np.arange(12) >= 4).astype(np.int32)[None].repeat(3, 0)
-    positions = np.maximum(np.cumsum(segments, 1) - 1, 0).astype(np.int32)
-    moved = score(params, shifted, np.full(3, 11, np.int32), segments, positions)
-    np.testing.assert_allclose(moved, plain, atol=1e-5)
 
 
 def test_the_head_lies_beside_the_backbone(params: Any) -> None:

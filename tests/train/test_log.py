@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -48,6 +49,9 @@ def test_a_line_holds_plain_values_and_time_apart(tmp_path, capfd):
     assert re.search(r"step 1/100  loss 1.000  [\d.]+ step/s  [\d:]+ left\n", err)
     assert "step 4  held-out  accuracy 0.25  loss nan\n" in err
     assert "\r" not in err  # not a terminal
+    with contextlib.closing(Log(tmp_path, LogConfig(), None, 1)) as log:
+        log.train(1, {"loss": 0.5, "score": 1.25, "kl": 0.1, "eos_share": 1.0}, {})
+    assert "step 1/1  score 1.250  kl 0.100  eos_share 1.000  " in capfd.readouterr().err
 
 
 def test_a_resumed_log_equals_an_untouched_one(tmp_path):

@@ -14,9 +14,11 @@ from lmjax.models import MODELS
 from lmjax.models.architecture import init_params
 from lmjax.models.task_layers import TaskLayer
 from lmjax.models.weights import flatten
+from lmjax.train.saved import digest_of_saved
 from lmjax.train.warm_start import warm_started
 from lmjax.types import TrainState
 from tests.models.tiny import noisy, tiny
+from tests.tiny_runs import write_run
 
 ROBERTA = MODELS["roberta"]
 
@@ -33,6 +35,16 @@ def fresh(**changes: object) -> TrainState:
     draw = partial(init_params, ROBERTA, tiny("roberta", **changes), ("pooler",))
     params = jax.jit(draw)(jax.random.key(1))
     return TrainState(jnp.zeros((), jnp.int32), params, {}, jax.random.key(0))
+
+
+def test_another_model_has_another_digest(trained: Path, tmp_path: Path) -> None:
+    """A run's is that of its newest checkpoint."""
+    write_run("gpt2", tmp_path / "run")
+    of_run, newest, best, released = map(
+        digest_of_saved, (tmp_path / "run", tmp_path / "run/checkpoints/2", tmp_path / "run/best", trained)
+    )
+    assert of_run == newest == digest_of_saved(tmp_path / "run")
+    assert len({newest, best, released}) == 3
 
 
 def test_longer_tables_keep_the_trained_rows_and_draw_the_rest(
