@@ -4,7 +4,6 @@ lies from what the tuned model says."""
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from etils import epath
 from tqdm import tqdm
 
 from lmjax.chatgpt import world
@@ -26,7 +25,7 @@ def measure(recipe: Recipe, runs: Mapping[str, str]) -> dict[str, dict[str, Figu
     The pretrained model is merely prompted: it gets the tuned model's chat template.
     """
     reference, judge = load(recipe.path("tuned/best")), load_reward_model(recipe.path("judge"))
-    asked = [turns[-1].text for _, turns in read_prompts(epath.Path(recipe.path("world/tests.jsonl")))]
+    asked = [turns[-1].text for _, turns in read_prompts(recipe.path("world/tests.jsonl"))]
     return {
         name: measured(load(recipe.path(run)), reference, judge, asked, recipe.seed)
         for name, run in tqdm(runs.items(), "stages", disable=None, delay=1)
