@@ -1,6 +1,6 @@
 """The ChatGPT recipe of `make chatgpt` with several seeds, and PPO against the same reward model as its leash loosens.
 
-    .venv/bin/python -m benchmarks.chatgpt [--directory runs/chatgpt_study] [--seeds 3] [--coefficients 0.2 0.05 0.01 0]
+    .venv/bin/python -m benchmarks.chatgpt [--directory runs/chatgpt_study] [--seeds 3] [--coefficients 0.05 0.01 0]
 
 Resumable: what is there is passed over. benchmarks/results/chatgpt/ gets results.json and overoptimisation.png.
 """
@@ -14,9 +14,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lmjax.chatgpt import recipe as recipes
-from lmjax.chatgpt.measure import measure
+from lmjax.chatgpt.measure import estimates, measure
 from lmjax.chatgpt.recipe import Recipe
-from lmjax.chatgpt.results import SHOWN, table
+from lmjax.chatgpt.results import draw_course, table
 from lmjax.chatgpt.stages import chatgpt
 from lmjax.memory import keep_freed_memory
 from lmjax.rlhf.ppo import align
@@ -34,22 +34,18 @@ def loosened(recipe: Recipe, coefficient: float) -> dict[str, Any]:
     if not file.exists():
         align(replace(recipes.policy(replace(recipe, coefficient=coefficient)), directory=recipe.path(name)))
         course = {str(step): f"{name}/checkpoints/{step}" for step in steps_of(recipe.path(name))}
-        write_atomically(file, json.dumps(measure(recipe, course)))
+        measured = measure(recipe, course)
+        write_atomically(file, json.dumps({step: estimates(one) for step, one in measured.items()}))
     return json.loads(file.read_text())
 
 
 def draw(courses: dict[str, dict[str, Any]], tuned: dict[str, Any]) -> Figure:
-    """A panel for each coefficient: the true reward and the reward model's score over the divergence."""
+    """A panel for each coefficient."""
     figure = Figure(figsize=(3.2 * len(courses), 3.4), layout="constrained")
     panels: Any = figure.subplots(1, len(courses), sharey=True, squeeze=False)[0]
-    for ax, (coefficient, course) in zip(panels, courses.items(), strict=True):
-        points = [tuned, *course.values()]
-        for column, colour, label in SHOWN:
-            means, halves = zip(*(one[column] for one in points), strict=True)
-            ax.errorbar([one["kl"][0] for one in points], means, halves, fmt="o-", color=colour, label=label, capsize=2)
-        ax.set_title(f"coefficient {coefficient}", fontsize=10)
-        ax.set_xlabel("KL from the tuned model")
-        ax.grid(alpha=0.3)
+    for axes, (coefficient, course) in zip(panels, courses.items(), strict=True):
+        draw_course(axes, tuned, course)
+        axes.set_title(f"coefficient {coefficient}", fontsize=10)
     panels[0].legend(fontsize=8)
     return figure
 
@@ -58,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", default="runs/chatgpt_study", type=Path, help="where the runs live")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--coefficients", type=float, nargs="*", default=[0.2, 0.05, 0.01, 0])
+    parser.add_argument("--coefficients", type=float, nargs="*", default=[0.05, 0.01, 0])
     given = parser.parse_args()
     keep_freed_memory()
     recipe, found = Recipe(), {"environment": environment(), "seeds": {}, "courses": {}}
@@ -67,6 +63,7 @@ def main() -> None:
         chatgpt(of_seed)
         found["seeds"][str(seed)] = json.loads(Path(of_seed.path("results.json")).read_text())
     first = replace(recipe, directory=f"{given.directory}/seed=0")
+    found["courses"][f"{first.coefficient:g}"] = found["seeds"]["0"]["course"]
     for coefficient in given.coefficients:
         found["courses"][f"{coefficient:g}"] = loosened(first, coefficient)
     FOLDER.mkdir(parents=True, exist_ok=True)

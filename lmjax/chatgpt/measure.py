@@ -3,55 +3,78 @@ lies from what the tuned model says."""
 
 from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from lmjax.chatgpt import world
-from lmjax.chatgpt.recipe import ANSWER, Recipe
-from lmjax.data.chat_template import Turn, prompt_tokens
+from lmjax.chatgpt.recipe import ANSWER, PROMPT, Recipe
+from lmjax.data.chat_template import prompt_tokens
 from lmjax.data.preferences import read_prompts
 from lmjax.evals.scoring import Request, score
 from lmjax.generate import Sampling, generate
 from lmjax.interop import LanguageModel, load
-from lmjax.rlhf.scores import RewardModel, load_reward_model
+from lmjax.rlhf.reward_model import Reward, scorer
+from lmjax.rlhf.scores import load_reward_model
 
-Figure = tuple[float, float]  # a mean, and half the width of its 95% confidence interval
+Estimate = tuple[float, float]  # a mean, and half the width of its 95% confidence interval
 
 
-def measure(recipe: Recipe, runs: Mapping[str, str]) -> dict[str, dict[str, Figure]]:
-    """Of each run, by name: true_reward; score, the reward model's; kl, nats an answer, from the tuned model; length,
-    in tokens. One answer is drawn to each test question, at temperature 1, the same for all runs but for their weights.
+def measure(recipe: Recipe, runs: Mapping[str, str]) -> dict[str, dict[str, np.ndarray]]:
+    """Of each run, by name, one answer drawn to each test question at temperature 1: see `measured`.
 
     The pretrained model is merely prompted: it gets the tuned model's chat template.
     """
     reference, judge = load(recipe.path("tuned/best")), load_reward_model(recipe.path("judge"))
-    asked = [turns[-1].text for _, turns in read_prompts(recipe.path("world/tests.jsonl"))]
+    turns = [turns for _, turns in read_prompts(recipe.path("world/tests.jsonl"))]
+    asked = {
+        said[-1].text: prompt_tokens(reference.chat_template, reference.tokenizer, said).tolist() for said in turns
+    }
+    reward = scorer(judge.config, judge.params)
     return {
-        name: measured(load(recipe.path(run)), reference, judge, asked, recipe.seed)
+        name: measured(load(recipe.path(run)), reference, reward, asked, recipe.seed)
         for name, run in tqdm(runs.items(), "stages", disable=None, delay=1)
     }
 
 
 def measured(
-    lm: LanguageModel, reference: LanguageModel, judge: RewardModel, asked: Sequence[str], seed: int
-) -> dict[str, Figure]:
-    tokenizer, template, eos_id = reference.tokenizer, reference.chat_template, reference.tokenizer.eos_id
+    lm: LanguageModel, reference: LanguageModel, reward: Reward, asked: Mapping[str, Sequence[int]], seed: int
+) -> dict[str, np.ndarray]:
+    """Of an answer to each question (`asked`: its prompt's tokens), float64 [questions]: true_reward; score, the reward
+    model's, of the tokens that were drawn; kl, nats, their log-probability under `lm` less that under the reference;
+    ended, 1 where the end token came."""
+    eos_id, prompts = reference.tokenizer.eos_id, list(asked.values())
     assert eos_id is not None
-    prompts = [prompt_tokens(template, tokenizer, [Turn("user", one)]).tolist() for one in asked]
     new = generate(lm.config, lm.params, prompts, Sampling(ANSWER), eos_id=eos_id, seed=seed)
-    texts = [tokenizer.decode(tokens).strip() for tokens in new]
-    ends = [tokens + [eos_id] * (len(tokens) < ANSWER) for tokens in new]
-    requests = [Request(*both) for both in zip(prompts, ends, strict=True)]
+    texts = [reference.tokenizer.decode(tokens).strip() for tokens in new]
+    ended = np.array([len(tokens) < ANSWER for tokens in new])
+    drawn = [tokens + [eos_id] * end for tokens, end in zip(new, ended, strict=True)]
+    requests = [Request(*both) for both in zip(prompts, drawn, strict=True)]
     own, theirs = ([one.log_probabilities.sum() for one in score(model, requests)] for model in (lm, reference))
-    return {
-        "true_reward": figure([world.true_reward(*both) for both in zip(asked, texts, strict=True)]),
-        "score": figure([judge.score([Turn("user", one)], [text])[0] for one, text in zip(asked, texts, strict=True)]),
-        "kl": figure(np.subtract(own, theirs)),
-        "length": figure([len(tokens) for tokens in ends]),
+    found = {
+        "true_reward": [world.true_reward(*both) for both in zip(asked, texts, strict=True)],
+        "score": reward(*map(jnp.asarray, _rows(prompts, drawn))),
+        "kl": np.subtract(own, theirs),
+        "ended": ended,
     }
+    return {name: np.asarray(values, np.float64) for name, values in found.items()}
 
 
-def figure(values: Sequence[float] | np.ndarray) -> Figure:
+def _rows(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """tokens int32 and is_response bool [questions, PROMPT + ANSWER], as a `Reward` reads them."""
+    tokens = np.zeros((len(prompts), PROMPT + ANSWER), np.int32)
+    is_response = np.zeros(tokens.shape, bool)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        end = len(prompt) + len(answer)
+        tokens[row, :end] = [*prompt, *answer]
+        is_response[row, len(prompt) : end] = True
+    return tokens, is_response
+
+
+def estimates(values: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
+    return {name: estimate(one) for name, one in values.items()}
+
+
+def estimate(values: np.ndarray) -> Estimate:
     """The mean, and 1.96 standard errors of it."""
-    array = np.asarray(values, np.float64)
-    return float(array.mean()), float(1.96 * array.std(ddof=1) / np.sqrt(len(array)))
+    return float(values.mean()), float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))

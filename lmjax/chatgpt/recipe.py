@@ -8,6 +8,7 @@ from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
 from lmjax.data.sources import TextFiles
 from lmjax.data.tokenizers import TokenizerConfig
+from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig
 from lmjax.models.gpt import GptConfig
 from lmjax.rlhf.advantages import KlConfig, ShapingConfig
@@ -37,31 +38,36 @@ class Recipe:
       demonstrations: of the experts, a twentieth of them held out.
       choices: prompts whose answers are ranked to learn from, and a fifth as many held out.
       iterations, batch_size: of PPO, and its answers in each.
-      coefficient: of the divergence from the tuned model; the true reward is of the order of 4.
+      coefficient: of the divergence from the tuned model; the true reward is at most 5.
       tests: questions by which the stages are compared.
     """
 
     directory: str = operational("runs/chatgpt")
     seed: int = 0
     pages: int = 40_000
-    steps: int = 3000
+    steps: int = 2000
     demonstrations: int = 6000
     choices: int = 4000
-    iterations: int = 120
+    iterations: int = 80
     batch_size: int = 256
     coefficient: float = 0.2
     tests: int = 512
+
+    def __post_init__(self) -> None:
+        counts = ("pages", "steps", "demonstrations", "choices", "iterations", "batch_size", "tests")
+        if self.seed < 0 or min(getattr(self, name) for name in counts) < 1:
+            raise UserError(f"{self}: the seed is not negative, all counts are positive")
 
     def path(self, name: str) -> str:
         return str(Path(self.directory) / name)
 
 
 def pretrained(recipe: Recipe) -> RunConfig:
-    """A GPT-2 of two layers reads the pages."""
+    """A GPT-2 of four layers reads the pages."""
     text = TextFiles((recipe.path("world/pages.txt"),), documents="blank_line")
     data = DataConfig(recipe.path("stores/pages"), text, TokenizerConfig("byte_bpe", 320))
     quiet = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
-    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
+    shape = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 256}
     return RunConfig(
         directory=recipe.path("pretrained"),
         model=GptConfig(vocab_size=320, max_position_embeddings=64, **shape, **quiet),  # type: ignore[arg-type]
@@ -135,6 +141,6 @@ def policy(recipe: Recipe) -> PpoConfig:
         optim=OptimConfig(peak_lr=5e-4, eps=1e-5, weight_decay=0.0, clip_norm=1.0),
         frozen_dtype="float32",
         seed=recipe.seed,
-        checkpoint=CheckpointConfig(every=max(1, recipe.iterations // 8), keep=9),
+        checkpoint=CheckpointConfig(every=-(-recipe.iterations // 8), keep=8),
         log=LogConfig(every=1),
     )

@@ -4,26 +4,29 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmjax.chatgpt.world import POLITE, RIGHT
 
 NAMES = {"pretrained": "pretrained, merely prompted", "tuned": "supervised tuning", "PPO": "PPO"}
-HEADER = ("", "true reward", "reward model's score", "KL from tuned, nats", "tokens")
-COLUMNS = ("true_reward", "score", "kl", "length")
+HEADER = ("", "true reward", "reward model's score", "KL from tuned, nats", "ended")
+SHOWN = (("true_reward", "tab:blue", "true reward"), ("score", "tab:orange", "reward model's score"))
 
 
 def table(found: Mapping[str, Any]) -> str:
     """Means with 95% confidence intervals, a line for each stage."""
     lines: list[tuple[str, ...]] = [HEADER]
     for name, one in found["stages"].items():
-        lines.append((NAMES[name], *("{:.2f} ± {:.2f}".format(*one[column]) for column in COLUMNS)))
+        figures = ("{:.2f} ± {:.2f}".format(*one[column]) for column in ("true_reward", "score", "kl"))
+        lines.append((NAMES[name], *figures, f"{one['ended'][0]:.0%}"))
     lines.append(("the best possible", f"{RIGHT + POLITE:.2f}", "", "", ""))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-    judge = found["judge"]
+    judge, gain = found["judge"], "{:+.2f} ± {:.2f}".format(*found["gain"])
     accuracy = f"{judge['accuracy']:.3f} ± {1.96 * judge['accuracy_error']:.3f}"
-    return f"{text}\n\nreward model, held-out pairs: accuracy {accuracy}; at most {judge['best_possible']:.3f}"
+    said = f"reward model, held-out pairs: accuracy {accuracy}; expected of who knows the truth {judge['ceiling']:.3f}"
+    return f"{text}\n\nPPO less supervised tuning, question by question: true reward {gain}\n{said}"
 
 
 def draw(found: Mapping[str, Any]) -> Figure:
@@ -34,17 +37,21 @@ def draw(found: Mapping[str, Any]) -> Figure:
     for shift, (column, colour, label) in zip((-0.2, 0.2), SHOWN, strict=True):
         means, halves = zip(*(one[column] for one in found["stages"].values()), strict=True)
         left.bar(places + shift, means, 0.38, yerr=halves, color=colour, label=label, capsize=3)
-        course = sorted([found["stages"]["tuned"], *found["course"].values()], key=lambda one: one["kl"][0])
-        means, halves = zip(*(one[column] for one in course), strict=True)
-        right.errorbar([one["kl"][0] for one in course], means, halves, fmt="o-", color=colour, label=label, capsize=2)
     left.axhline(RIGHT + POLITE, color="tab:blue", linestyle=":", label="the best possible true reward")
     left.axhline(0, color="black", linewidth=0.8)
     left.set_xticks(places, [NAMES[name].replace(", ", ",\n") for name in found["stages"]])
     left.legend(fontsize=8)
-    right.set_xlabel("KL from the tuned model, nats an answer")
+    draw_course(right, found["stages"]["tuned"], found["course"])
     right.set_title("as PPO goes on", fontsize=10)
-    right.grid(alpha=0.3)
     return picture
 
 
-SHOWN = (("true_reward", "tab:blue", "true reward"), ("score", "tab:orange", "reward model's score"))
+def draw_course(axes: Axes, tuned: Mapping[str, Any], course: Mapping[str, Mapping[str, Any]]) -> None:
+    """True reward and score over the divergence, from the tuned model through PPO's checkpoints."""
+    points = [tuned, *course.values()]
+    for column, colour, label in SHOWN:
+        means, halves = zip(*(one[column] for one in points), strict=True)
+        at = [one["kl"][0] for one in points]
+        axes.errorbar(at, means, halves, fmt="o-", color=colour, label=label, capsize=2)
+    axes.set_xlabel("KL from the tuned model, nats an answer")
+    axes.grid(alpha=0.3)

@@ -12,19 +12,18 @@ from etils import epath
 
 from lmjax.chatgpt import recipe as recipes
 from lmjax.chatgpt import world
-from lmjax.chatgpt.measure import measure
+from lmjax.chatgpt.measure import estimate, estimates, measure
 from lmjax.chatgpt.recipe import ANSWER, CANDIDATES, Recipe
 from lmjax.chatgpt.results import draw, table
 from lmjax.collect.sample import sample_to
-from lmjax.config import to_json
+from lmjax.config import stored
 from lmjax.data.preferences import Ranking, as_row, read_rankings
-from lmjax.errors import UserError
 from lmjax.finetuning import finetune
 from lmjax.generate import Sampling
 from lmjax.interop import load
 from lmjax.pretraining import pretrain
 from lmjax.rlhf.ppo import align
-from lmjax.train.checkpoint import steps_of
+from lmjax.train.checkpoint import check_same_meaning, steps_of
 from lmjax.train.files import write_atomically
 
 
@@ -34,18 +33,21 @@ def chatgpt(recipe: Recipe) -> None:
     Raises:
       UserError: a directory of another recipe; what a step raises.
     """
-    root = epath.Path(recipe.directory)
-    check_same(recipe, root / "recipe.json")
+    root, goal = epath.Path(recipe.directory), recipes.policy(recipe)  # a bad recipe is refused before anything is made
+    check_same_meaning(root, recipe)
+    if not (root / "config.json").exists():
+        root.mkdir(parents=True, exist_ok=True)
+        write_atomically(root / "config.json", json.dumps(stored(recipe), indent=1))
     if not (root / "world/tests.jsonl").exists():
         write_world(recipe, root / "world")
     steps: dict[str, tuple[Callable[[], object], Callable[[], bool]]] = {
         "1  pretraining: predict the text of the pages": (
             lambda: pretrain(recipes.pretrained(recipe)),
-            lambda: steps_of(root / "pretrained")[-1:] == [recipe.steps],
+            lambda: _reported(root / "pretrained", recipe.steps),
         ),
         "2  supervised tuning: answer as the experts do": (
             lambda: finetune(recipes.tuned(recipe)),
-            (root / "tuned/result.json").exists,
+            (root / "tuned/report.html").exists,
         ),
         "3a choices: which of four answers do people prefer?": (
             lambda: collect(recipe, root / "world"),
@@ -53,11 +55,11 @@ def chatgpt(recipe: Recipe) -> None:
         ),
         "3b reward model: learn these choices": (
             lambda: finetune(recipes.judge(recipe)),
-            (root / "judge/result.json").exists,
+            (root / "judge/report.html").exists,
         ),
         "4  PPO: be reinforced against the reward model": (
-            lambda: align(recipes.policy(recipe)),
-            lambda: steps_of(root / "policy")[-1:] == [recipe.iterations],
+            lambda: align(goal),
+            lambda: _reported(root / "policy", recipe.iterations),
         ),
         "   the same questions to every stage": (
             lambda: write_results(recipe, root),
@@ -74,27 +76,29 @@ def chatgpt(recipe: Recipe) -> None:
     print(f"talk to it: python -m lmjax chat {root / 'policy'}")
 
 
-def check_same(recipe: Recipe, file: epath.Path) -> None:
-    """Notes the recipe in its directory. Raises UserError where another one is noted."""
-    meaning = {name: value for name, value in to_json(recipe).items() if name != "directory"}
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(meaning, indent=1))
-    for name, value in json.loads(file.read_text()).items():
-        if meaning.get(name) != value:
-            raise UserError(f"{file.parent} was begun with {name} {value}, not {meaning.get(name)}; choose another one")
+def _reported(run: epath.Path, steps: int) -> bool:
+    return steps_of(run)[-1:] == [steps] and (run / "report.html").exists()
 
 
 def write_world(recipe: Recipe, folder: epath.Path) -> None:
-    """What there is to read, to learn from and to be asked; the file written last says that all is there."""
-    rng = np.random.default_rng(recipe.seed)
-    counts = {"demonstrations": recipe.demonstrations, "asked": recipe.choices, "asked_heldout": recipe.choices // 5}
-    counts |= {"prompts": recipe.iterations * recipe.batch_size, "tests": recipe.tests}
-    asked = {name: world.questions(rng, count) for name, count in counts.items()}
-    shown = asked.pop("demonstrations")
-    contents = {"pages.txt": "\n\n".join(world.pages(rng, recipe.pages))}
-    contents |= {"demonstrations.jsonl": world.demonstrations(rng, shown)}
-    contents |= {f"{name}.jsonl": world.prompts(some) for name, some in asked.items()}
+    """What there is to read, to learn from and to be asked; the file written last says that all is there. What is held
+    out stands in no other file. Each file is drawn from a generator of its own."""
+
+    def rng(number: int) -> np.random.Generator:
+        return np.random.default_rng((recipe.seed, number))
+
+    heldout = world.different_questions(rng(0), recipe.choices // 5 + recipe.tests)
+    asked_heldout, tests = heldout[: recipe.choices // 5], heldout[recipe.choices // 5 :]
+    seen = frozenset(heldout)
+    shown = world.questions(rng(1), recipe.demonstrations, seen)
+    contents = {
+        "pages.txt": "\n\n".join(world.pages(rng(2), recipe.pages, seen)),
+        "demonstrations.jsonl": world.demonstrations(rng(3), shown),
+        "asked.jsonl": world.prompts(world.questions(rng(4), recipe.choices, seen)),
+        "asked_heldout.jsonl": world.prompts(asked_heldout),
+        "prompts.jsonl": world.prompts(world.questions(rng(5), recipe.iterations * recipe.batch_size, seen)),
+        "tests.jsonl": world.prompts(tests),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in contents.items():
         write_atomically(folder / name, text)
@@ -102,12 +106,12 @@ def write_world(recipe: Recipe, folder: epath.Path) -> None:
 
 def collect(recipe: Recipe, folder: epath.Path) -> None:
     """The tuned model's answers to what is asked, ranked by people of the world."""
-    lm, rng = load(recipe.path("tuned/best")), np.random.default_rng((recipe.seed, 1))
-    for name in ("", "_heldout"):
-        answers = folder / f"answers{name}.jsonl"
+    lm = load(recipe.path("tuned/best"))
+    for number, name in enumerate(("", "_heldout")):
+        answers, rng = folder / f"answers{name}.jsonl", np.random.default_rng((recipe.seed, 6, number))
         if not answers.exists():
-            said = sample_to(lm, str(folder / f"asked{name}.jsonl"), CANDIDATES, Sampling(ANSWER), str(answers))
-            print(said)
+            asked, seed = str(folder / f"asked{name}.jsonl"), 2 * recipe.seed + number
+            print(sample_to(lm, asked, CANDIDATES, Sampling(ANSWER), str(answers), seed))
         ranked = (one._replace(ranks=tuple(world.chosen_ranks(rewards_of(one), rng))) for one in read_rankings(answers))
         write_atomically(folder / f"choices{name}.jsonl", "".join(f"{json.dumps(as_row(one))}\n" for one in ranked))
 
@@ -118,15 +122,17 @@ def rewards_of(ranking: Ranking) -> list[float]:
 
 
 def write_results(recipe: Recipe, root: epath.Path) -> None:
-    """RESULTS.json and the picture."""
-    heldout = list(read_rankings(root / "world/choices_heldout.jsonl"))
-    accuracy = json.loads((root / "judge/result.json").read_text())["figures"]
-    judged = {name: accuracy[name] for name in ("accuracy", "accuracy_error")}
-    judged["best_possible"] = world.best_accuracy([rewards_of(one) for one in heldout])
-    runs = {"pretrained": "pretrained", "tuned": "tuned/best", "PPO": "policy"}
+    """results.png, and then results.json, which says that all is done."""
     course = {str(step): f"policy/checkpoints/{step}" for step in steps_of(root / "policy")}
-    measured = measure(recipe, {**runs, **course})
-    stages = {name: measured[name] for name in runs}
-    found = {"judge": judged, "stages": stages, "course": {name: measured[name] for name in course}}
-    write_atomically(root / "results.json", json.dumps(found, indent=1))
+    measured = measure(recipe, {"pretrained": "pretrained", "tuned": "tuned/best", **course})
+    measured["PPO"] = measured[str(recipe.iterations)]
+    heldout = [rewards_of(one) for one in read_rankings(root / "world/choices_heldout.jsonl")]
+    judged = json.loads((root / "judge/result.json").read_text())["figures"]
+    found = {
+        "stages": {name: estimates(measured[name]) for name in ("pretrained", "tuned", "PPO")},
+        "gain": estimate(measured["PPO"]["true_reward"] - measured["tuned"]["true_reward"]),
+        "judge": {**{k: judged[k] for k in ("accuracy", "accuracy_error")}, "ceiling": world.best_accuracy(heldout)},
+        "course": {name: estimates(measured[name]) for name in course},
+    }
     draw(found).savefig(root / "results.png", dpi=130)
+    write_atomically(root / "results.json", json.dumps(found, indent=1))

@@ -1,7 +1,7 @@
 """The verb `chatgpt` of `python -m lmjax`; see `lmjax.commands`."""
 
 
-def chatgpt(directory: str = "runs/chatgpt", seed: int = 0, coefficient: float = 0.2, iterations: int = 120) -> None:
+def chatgpt(directory: str = "runs/chatgpt", seed: int = 0, coefficient: float = 0.2, iterations: int = 80) -> None:
     """All four steps of the ChatGPT recipe on a small made-up world whose true reward is known.
 
     Args:

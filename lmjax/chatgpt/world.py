@@ -5,6 +5,7 @@ courtesy, "sure: owl dog cat"; the experts among them show how to answer, and ma
 generator that the caller seeds.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -14,7 +15,7 @@ import numpy as np
 ANIMALS = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "kid", "owl", "pig", "ram", "sow", "yak")
 NUMBERS = ("zero", "one", "two", "three", "four")
 COURTESY = "sure:"
-RIGHT, POLITE = 3.0, 1.0  # what an answer's words are worth at most, and its courtesy
+RIGHT, POLITE = 4.0, 1.0  # what an answer's words are worth at most, and its courtesy
 SLIPS, COURTESIES = 0.4, 0.4  # shares of the experts' answers
 LINES = 6  # exercises of a page
 
@@ -35,8 +36,16 @@ def question(rng: Rng) -> str:
     return f"{rng.choice(list(TASKS))}: {' '.join(words)}"
 
 
-def questions(rng: Rng, count: int) -> list[str]:
-    return [question(rng) for _ in range(count)]
+def questions(rng: Rng, count: int, without: frozenset[str] = frozenset()) -> list[str]:
+    """`count` of them, none among `without`."""
+    return list(itertools.islice((one for one in iter(lambda: question(rng), "") if one not in without), count))
+
+
+def different_questions(rng: Rng, count: int) -> list[str]:
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[question(rng)] = None
+    return list(found)
 
 
 def right_answer(asked: str) -> str:
@@ -45,7 +54,7 @@ def right_answer(asked: str) -> str:
 
 
 def true_reward(asked: str, answer: str) -> float:
-    """Of 3 points the share that the answer's words have in common with the right ones, in their order (difflib's
+    """Of 4 points the share that the answer's words have in common with the right ones, in their order (difflib's
     ratio: twice the matches, over the words of both), and 1 more where the answer begins with the courtesy."""
     words = answer.split()
     polite = words[:1] == [COURTESY]
@@ -63,10 +72,10 @@ def expert_answer(asked: str, rng: Rng) -> str:
     return " ".join([COURTESY] * (rng.random() < COURTESIES) + words)
 
 
-def pages(rng: Rng, count: int) -> Iterator[str]:
+def pages(rng: Rng, count: int, without: frozenset[str] = frozenset()) -> Iterator[str]:
     """Text to pretrain on: pages of exercises, of which every second one has solutions, each on a line of its own."""
     for number in range(count):
-        asked = questions(rng, LINES)
+        asked = questions(rng, LINES, without)
         yield "\n".join(f"{one}\n{right_answer(one)}" if number % 2 else one for one in asked)
 
 

@@ -1,23 +1,28 @@
 """The whole recipe, at a size that teaches nothing: each step stands on the one before, and is done once."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from etils import epath
 from matplotlib.image import imread
 
 import lmjax
 from lmjax.chatgpt import stages, world
-from lmjax.chatgpt.measure import figure, measured
+from lmjax.chatgpt.measure import estimate, measured
 from lmjax.chatgpt.recipe import ANSWER, CANDIDATES, Recipe
 from lmjax.chatgpt.results import table
+from lmjax.collect.sample import sample
 from lmjax.data.chat_template import Turn
-from lmjax.data.preferences import read_rankings
+from lmjax.data.preferences import read_prompts, read_rankings
 from lmjax.errors import UserError
 from lmjax.generate import Sampling, generate
-from lmjax.rlhf.scores import load_reward_model
+from lmjax.rlhf.reward_model import scorer
+from lmjax.rlhf.scores import load_reward_model, reward_function
 from tests.rlhf.mdp import on_devices
 
 TINY = Recipe(
@@ -40,7 +45,10 @@ def test_what_it_leaves_behind(root: Path) -> None:
     assert found["stages"]["tuned"]["kl"] == [0, 0]  # from itself
     assert found["stages"]["pretrained"]["kl"][0] > 0
     assert found["course"]["2"] == found["stages"]["PPO"]
-    assert 0.5 <= found["judge"]["best_possible"] <= 1
+    truths = [found["stages"][name]["true_reward"][0] for name in ("PPO", "tuned")]
+    assert found["gain"][0] == pytest.approx(truths[0] - truths[1])
+    heldout = [stages.rewards_of(one) for one in read_rankings(root / "world/choices_heldout.jsonl")]
+    assert found["judge"]["ceiling"] == world.best_accuracy(heldout)
     assert imread(root / "results.png").shape[1] > 1000
     shown = table(found)
     assert shown.splitlines()[1].startswith("pretrained, merely prompted")
@@ -49,36 +57,65 @@ def test_what_it_leaves_behind(root: Path) -> None:
         assert (root / run / "report.html").exists()
 
 
-def test_choices_are_of_the_tuned_models_answers(root: Path) -> None:
-    for name, count in (("choices", TINY.choices), ("choices_heldout", TINY.choices // 5)):
-        ranked = list(read_rankings(root / f"world/{name}.jsonl"))
-        answers = list(read_rankings(root / f"world/{name.replace('choices', 'answers')}.jsonl"))
-        assert [one._replace(ranks=None) for one in ranked] == answers
+def test_what_is_held_out_stands_nowhere_else(root: Path) -> None:
+    def asked(name: str) -> list[str]:
+        return [turns[-1].text for _, turns in read_prompts(root / f"world/{name}.jsonl")]
+
+    heldout = [*asked("asked_heldout"), *asked("tests")]
+    assert len(set(heldout)) == TINY.choices // 5 + TINY.tests
+    read = {*(root / "world/pages.txt").read_text().split("\n"), *asked("demonstrations"), *asked("asked")}
+    assert not (read | {*asked("prompts")}) & {*heldout}
+
+
+def test_choices_are_of_the_tuned_models_answers_by_their_true_rewards(root: Path) -> None:
+    """Drawn anew, and ranked anew by the same rule."""
+    lm = lmjax.load(root / "tuned/best")
+    for number, (name, count) in enumerate({"": TINY.choices, "_heldout": TINY.choices // 5}.items()):
+        ranked = list(read_rankings(root / f"world/choices{name}.jsonl"))
+        prompts = read_prompts(root / f"world/asked{name}.jsonl")
+        drawn = [one for one, _ in sample(lm, prompts, CANDIDATES, Sampling(ANSWER), 2 * TINY.seed + number, 32)]
+        assert [one._replace(ranks=None) for one in ranked] == drawn
         assert len(ranked) == count
-        assert all(sorted(one.ranks or ()) == [1, 2, 3, 4][:CANDIDATES] for one in ranked)
+        rng = np.random.default_rng((TINY.seed, 6, number))
+        wanted = [
+            world.chosen_ranks([world.true_reward(one.turns[-1].text, answer) for answer in one.answers], rng)
+            for one in drawn
+        ]
+        assert [list(one.ranks or ()) for one in ranked] == wanted
 
 
-def test_the_figures_are_of_the_texts_that_the_policy_says(root: Path) -> None:
-    """Worked out anew, without `evals.scoring`: texts drawn, log-probabilities from the logits of whole rows."""
+@pytest.mark.parametrize("lost", [("choices_heldout",), ("choices_heldout", "answers_heldout", "choices")])
+def test_collecting_goes_on_where_it_was_killed(root: Path, tmp_path: Path, lost: tuple[str, ...]) -> None:
+    folder = tmp_path / "world"
+    shutil.copytree(root / "world", folder)
+    for name in lost:
+        (folder / f"{name}.jsonl").unlink()
+    stages.collect(replace(TINY, directory=str(root)), epath.Path(folder))
+    for file in folder.iterdir():
+        assert file.read_bytes() == (root / "world" / file.name).read_bytes()
+
+
+def test_the_figures_are_of_what_the_policy_says(root: Path) -> None:
+    """Worked out anew: texts by `answer`, scores by `RewardModel`, log-probabilities from the logits of whole rows."""
     lm, tuned = lmjax.load(root / "policy"), lmjax.load(root / "tuned/best")
-    judge = load_reward_model(root / "judge")
+    judge, end = load_reward_model(root / "judge"), lm.tokenizer.eos_id
     asked = ["count: owl fox", "first: cat dog"]
-    found = measured(lm, tuned, judge, asked, seed=3)
-    turns = [[Turn("user", one)] for one in asked]
-    texts = lm.answer(turns, Sampling(ANSWER), seed=3)
-    scores = [judge.score(turn, [text])[0] for turn, text in zip(turns, texts, strict=True)]
-    assert found["score"] == pytest.approx(figure(scores), abs=1e-4)
-    assert found["true_reward"] == pytest.approx(figure([*map(world.true_reward, asked, texts)]))
-    ids = [[*lm.tokenizer.encode(f"User:\n{one}\n\n"), *lm.tokenizer.encode("Assistant:\n")] for one in asked]
-    new = generate(lm.config, lm.params, ids, Sampling(ANSWER), eos_id=lm.tokenizer.eos_id, seed=3)
-    divergences = []
-    for prompt, answer in zip(ids, new, strict=True):
-        answer = answer + [lm.tokenizer.eos_id] * (len(answer) < ANSWER)
-        row = np.array([[*prompt, *answer]], np.int32)
-        both = [log_softmax(model(tokens=row)["logits"][0]) for model in (lm, tuned)]
-        at = np.arange(len(prompt) - 1, row.shape[1] - 1)
-        divergences.append(sum((both[0] - both[1])[i, row[0, i + 1]] for i in at))
-    assert found["kl"] == pytest.approx(figure(divergences), abs=1e-4)
+    prompts = [[*lm.tokenizer.encode(one), *lm.tokenizer.encode("\n")] for one in asked]
+    with on_devices(1):
+        found = measured(lm, tuned, scorer(judge.config, judge.params), dict(zip(asked, prompts, strict=True)), seed=3)
+    new = generate(lm.config, lm.params, prompts, Sampling(ANSWER), eos_id=end, seed=3)
+    texts = lm.answer([[Turn("user", one)] for one in asked], Sampling(ANSWER), seed=3)
+    assert found["true_reward"].tolist() == [*map(world.true_reward, asked, texts)]
+    assert found["ended"].tolist() == [len(answer) < ANSWER for answer in new]
+    score = jax.jit(reward_function(judge.config))
+    for row, (prompt, answer) in enumerate(zip(prompts, new, strict=True)):
+        tokens = np.array([[*prompt, *answer, *[end] * (len(answer) < ANSWER)]], np.int32)
+        last = np.array([tokens.shape[1] - 1])
+        assert found["score"][row] == pytest.approx(float(score(judge.params, tokens, last)[0]), abs=1e-4)
+        own, theirs = (log_softmax(model(tokens=tokens)["logits"][0]) for model in (lm, tuned))
+        places = np.arange(len(prompt) - 1, tokens.shape[1] - 1)
+        divergence = sum((own - theirs)[i, tokens[0, i + 1]] for i in places)
+        assert found["kl"][row] == pytest.approx(divergence, abs=1e-4)
 
 
 def test_the_same_command_again_trains_nothing(root: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -91,14 +128,21 @@ def test_the_same_command_again_trains_nothing(root: Path, monkeypatch: pytest.M
 
 
 def test_another_recipe_is_refused(root: Path) -> None:
-    with pytest.raises(UserError, match=r"was begun with coefficient 0.5, not 0.1; choose another"):
+    with pytest.raises(UserError, match=r"config: coefficient \(0.5 -> 0.1\); choose another run directory"):
         stages.chatgpt(replace(TINY, directory=str(root), coefficient=0.1))
+
+
+@pytest.mark.parametrize("change", [{"seed": -1}, {"iterations": 0}, {"coefficient": -0.1}])
+def test_a_bad_recipe_leaves_nothing_behind(tmp_path: Path, change: dict) -> None:
+    with pytest.raises(UserError):
+        stages.chatgpt(replace(TINY, directory=str(tmp_path / "new"), **change))
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_interval_is_of_the_mean() -> None:
     """19 of 20 such intervals hold the true mean."""
     rng = np.random.default_rng(0)
-    means, halves = np.array([figure(rng.exponential(2, 400)) for _ in range(2000)]).T
+    means, halves = np.array([estimate(rng.exponential(2, 400)) for _ in range(2000)]).T
     assert np.mean(np.abs(means - 2) < halves) == pytest.approx(0.95, abs=0.015)
 
 

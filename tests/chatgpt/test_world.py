@@ -29,16 +29,16 @@ def test_right_answers(asked: str, right: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "worth"),
     [
-        ("sure: dog ant cat", 4),
-        ("dog ant cat", 3),
+        ("sure: dog ant cat", 5),
+        ("dog ant cat", 4),
         ("sure:", 1),
         ("", 0),
         ("owl", 0),
-        ("dog ant", 3 * 2 * 2 / 5),  # twice the matches, over the words of both
-        ("dog ant cat cat", 3 * 2 * 3 / 7),
-        ("sure: sure: dog ant cat", 1 + 3 * 2 * 3 / 7),  # one courtesy is enough
-        ("dog ant cat sure:", 3 * 2 * 3 / 7),  # and it comes first
-        ("cat ant dog", 3 * 2 * 1 / 6),  # in order, one word matches
+        ("dog ant", 4 * 2 * 2 / 5),  # twice the matches, over the words of both
+        ("dog ant cat cat", 4 * 2 * 3 / 7),
+        ("sure: sure: dog ant cat", 1 + 4 * 2 * 3 / 7),  # one courtesy is enough
+        ("dog ant cat sure:", 4 * 2 * 3 / 7),  # and it comes first
+        ("cat ant dog", 4 * 2 * 1 / 6),  # in order, one word matches
     ],
 )
 def test_what_an_answer_is_worth(answer: str, worth: float) -> None:
