@@ -47,7 +47,7 @@ def measured(
     assert eos_id is not None
     new = generate(lm.config, lm.params, prompts, Sampling(ANSWER), eos_id=eos_id, seed=seed)
     texts = [reference.tokenizer.decode(tokens).strip() for tokens in new]
-    ended = np.array([len(tokens) < ANSWER for tokens in new])
+    ended = [len(tokens) < ANSWER for tokens in new]
     drawn = [tokens + [eos_id] * end for tokens, end in zip(new, ended, strict=True)]
     requests = [Request(*both) for both in zip(prompts, drawn, strict=True)]
     own, theirs = ([one.log_probabilities.sum() for one in score(model, requests)] for model in (lm, reference))

@@ -67,7 +67,13 @@ def pretrained(recipe: Recipe) -> RunConfig:
     text = TextFiles((recipe.path("world/pages.txt"),), documents="blank_line")
     data = DataConfig(recipe.path("stores/pages"), text, TokenizerConfig("byte_bpe", 320))
     quiet = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
-    shape = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 256}
+    shape = {
+        "initializer_range": 64**-0.5,
+        "hidden_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 256,
+    }
     return RunConfig(
         directory=recipe.path("pretrained"),
         model=GptConfig(vocab_size=320, max_position_embeddings=64, **shape, **quiet),  # type: ignore[arg-type]

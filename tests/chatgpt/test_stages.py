@@ -26,7 +26,7 @@ from lmjax.rlhf.scores import load_reward_model, reward_function
 from tests.rlhf.mdp import on_devices
 
 TINY = Recipe(
-    pages=200, steps=4, demonstrations=64, choices=20, iterations=2, batch_size=16, tests=24, seed=1, coefficient=0.5
+    pages=200, steps=4, demonstrations=160, choices=40, iterations=2, batch_size=16, tests=24, seed=1, coefficient=0.5
 )
 
 
@@ -114,7 +114,7 @@ def test_the_figures_are_of_what_the_policy_says(root: Path) -> None:
         assert found["score"][row] == pytest.approx(float(score(judge.params, tokens, last)[0]), abs=1e-4)
         own, theirs = (log_softmax(model(tokens=tokens)["logits"][0]) for model in (lm, tuned))
         places = np.arange(len(prompt) - 1, tokens.shape[1] - 1)
-        divergence = sum((own - theirs)[i, tokens[0, i + 1]] for i in places)
+        divergence = float(sum((own - theirs)[i, tokens[0, i + 1]] for i in places))
         assert found["kl"][row] == pytest.approx(divergence, abs=1e-4)
 
 
