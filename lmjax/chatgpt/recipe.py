@@ -45,7 +45,7 @@ class Recipe:
     directory: str = operational("runs/chatgpt")
     seed: int = 0
     pages: int = 40_000
-    steps: int = 2000
+    steps: int = 1200
     demonstrations: int = 6000
     choices: int = 4000
     iterations: int = 80
@@ -104,7 +104,7 @@ def tuned(recipe: Recipe) -> FinetuneConfig:
         batch_size=16,
         epochs=6.0,
         evaluate_each=2.0,
-        optim=OptimConfig(peak_lr=5e-4, b2=0.95, decay="cosine"),
+        optim=OptimConfig(peak_lr=1e-3, b2=0.95, decay="cosine"),
         seed=recipe.seed,
         stores=recipe.path("stores"),
     )
@@ -126,7 +126,7 @@ def judge(recipe: Recipe) -> FinetuneConfig:
         length=PROMPT + ANSWER,
         batch_size=32,
         epochs=4.0,
-        optim=OptimConfig(peak_lr=5e-4, b2=0.95, weight_decay=0.0, decay="cosine", end_factor=0.1),
+        optim=OptimConfig(peak_lr=1.5e-3, b2=0.95, weight_decay=0.0, decay="cosine", end_factor=0.1),
         seed=recipe.seed,
         stores=recipe.path("stores"),
     )
@@ -144,7 +144,7 @@ def policy(recipe: Recipe) -> PpoConfig:
         kl=KlConfig(recipe.coefficient),
         iterations=recipe.iterations,
         batch_size=recipe.batch_size,
-        optim=OptimConfig(peak_lr=5e-4, eps=1e-5, weight_decay=0.0, clip_norm=1.0),
+        optim=OptimConfig(peak_lr=3e-4, warmup=5, eps=1e-5, weight_decay=0.0, clip_norm=1.0),
         frozen_dtype="float32",
         seed=recipe.seed,
         checkpoint=CheckpointConfig(every=-(-recipe.iterations // 8), keep=8),

@@ -223,7 +223,8 @@ def _scaled(metric: str, values: Sequence[float]) -> tuple[float, ...]:
 
 def _hardware(stored: Mapping[str, Any]) -> str:
     if stored["device"].lower() == "cpu":
-        return f"{stored['threads']} threads of {stored['processor']}"
+        threads = stored["threads"]
+        return f"{threads} thread{'s' * (threads > 1)} of {stored['processor']}"
     return f"{stored['devices']} x {stored['device']}"
 
 
