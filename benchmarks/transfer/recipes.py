@@ -68,8 +68,8 @@ def pretrained_bert(root: Path, steps: int = 8000) -> RunConfig:
     """Masked words in pairs of sentences; the last tenth of the steps on rows of 256 tokens, as many tokens a step.
 
     Other than BERT: no next sentences and 30% of the words masked (Wettig et al. 2023), and weights that begin at
-    1/sqrt(width) instead of 0.02, which is meant for a width of 768. In trials of 800 steps each of them helped a
-    network that has a few minutes to leave the plateau of single words' frequencies.
+    1/sqrt(width) instead of 0.02, which is meant for a width of 768. In trials of 800 steps the latter helped a network
+    that has a few minutes to leave the plateau of single words' frequencies, and the former two, tried together, more.
     """
     cfg = bert.config()
     return replace(
