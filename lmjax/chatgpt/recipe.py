@@ -66,17 +66,21 @@ def pretrained(recipe: Recipe) -> RunConfig:
     """A GPT-2 of four layers reads the pages."""
     text = TextFiles((recipe.path("world/pages.txt"),), documents="blank_line")
     data = DataConfig(recipe.path("stores/pages"), text, TokenizerConfig("byte_bpe", 320))
-    quiet = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
-    shape = {
-        "initializer_range": 64**-0.5,
-        "hidden_size": 64,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 2,
-        "intermediate_size": 256,
-    }
+    model = GptConfig(
+        vocab_size=320,
+        hidden_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=256,
+        max_position_embeddings=64,
+        initializer_range=64**-0.5,  # 0.02 is meant for a width of 768
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        embedding_dropout=0.0,
+    )
     return RunConfig(
         directory=recipe.path("pretrained"),
-        model=GptConfig(vocab_size=320, max_position_embeddings=64, **shape, **quiet),  # type: ignore[arg-type]
+        model=model,
         task=ClmConfig(),
         data=(WeightedData(data),),
         stages=(Stage(recipe.steps, 64, 64),),

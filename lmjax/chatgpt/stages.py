@@ -87,8 +87,9 @@ def write_world(recipe: Recipe, folder: epath.Path) -> None:
     def rng(number: int) -> np.random.Generator:
         return np.random.default_rng((recipe.seed, number))
 
-    heldout = world.different_questions(rng(0), recipe.choices // 5 + recipe.tests)
-    asked_heldout, tests = heldout[: recipe.choices // 5], heldout[recipe.choices // 5 :]
+    choices = -(-recipe.choices // 5)
+    heldout = world.different_questions(rng(0), choices + recipe.tests)
+    asked_heldout, tests = heldout[:choices], heldout[choices:]
     seen = frozenset(heldout)
     shown = world.questions(rng(1), recipe.demonstrations, seen)
     contents = {

@@ -7,7 +7,7 @@ def chatgpt(directory: str = "runs/chatgpt", seed: int = 0, coefficient: float =
     Args:
         directory: Where its runs live; the same command again goes on where it was stopped.
         seed: Of the world, the models and all draws.
-        coefficient: Of the divergence from the tuned model, in PPO; small ones over-optimise.
+        coefficient: Of the divergence from the tuned model, in PPO; smaller ones let it go further.
         iterations: Of PPO.
     """
     from lmjax.chatgpt.recipe import Recipe

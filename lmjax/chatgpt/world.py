@@ -5,7 +5,6 @@ courtesy, "sure: owl dog cat"; the experts among them show how to answer, and ma
 generator that the caller seeds.
 """
 
-import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -37,11 +36,17 @@ def question(rng: Rng) -> str:
 
 
 def questions(rng: Rng, count: int, without: frozenset[str] = frozenset()) -> list[str]:
-    """`count` of them, none among `without`."""
-    return list(itertools.islice((one for one in iter(lambda: question(rng), "") if one not in without), count))
+    """`count` of them, none among `without`; some may be alike."""
+    found: list[str] = []
+    while len(found) < count:
+        one = question(rng)
+        if one not in without:
+            found.append(one)
+    return found
 
 
 def different_questions(rng: Rng, count: int) -> list[str]:
+    """`count` of them, no two alike. There are 158,340."""
     found: dict[str, None] = {}
     while len(found) < count:
         found[question(rng)] = None

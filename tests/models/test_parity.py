@@ -202,9 +202,9 @@ def test_loss_and_gradients_agree(reference):
 
 @on(*TINY)
 def test_twenty_adamw_steps_give_the_same_losses(reference):
-    """Within 1e-4, as the committed records are held to. A fresh random model may make more than that of roundings in
-    twenty steps, a Marian above all: our own losses, begun with every parameter one float32 further, show it. Two
-    implementations round apart in each operation, which is allowed 30 times that one step."""
+    """Within 1e-4. A fresh random model may make more than that of roundings in twenty steps, a Marian above all; our
+    own losses, begun with every parameter one float32 further, show up to each step how much. The two implementations,
+    which round apart in each operation, were 1.5 to 11 times as far apart on six such models."""
     cfg, losses = OptimConfig(**json.loads(str(reference.found["recipe"]))), reference.found["losses"]
     tx, apply = make_optimizer(cfg), applier(reference.trained, reference.model.heads)
     train = make_train_step(apply, RECIPES[reference.family][1], tx, make_schedule(cfg, len(losses)), cfg.unit)
@@ -222,11 +222,10 @@ def test_twenty_adamw_steps_give_the_same_losses(reference):
 
     ours = losses_from(start)
     further = losses_from(jax.tree.map(lambda x: np.nextafter(x, np.float32(np.inf)), jax.device_get(start)))
-    worst, rounding = np.abs(ours - losses).max(), np.abs(ours - further).max()
-    print(
-        f"{reference.family}: losses of {len(losses)} steps differ by at most {worst:.1e}; by a rounding {rounding:.1e}"
-    )
-    assert worst <= max(1e-4, 30 * rounding)
+    apart, rounding = np.abs(ours - losses), np.maximum.accumulate(np.abs(ours - further))
+    said = f"losses of {len(losses)} steps differ by at most {apart.max():.1e}; by a rounding {rounding[-1]:.1e}"
+    print(f"{reference.family}: {said}")
+    assert np.all(apart <= np.maximum(1e-4, 30 * rounding))
     assert losses[-1] < losses[0] - 0.5  # it was not all warm-up
 
 
