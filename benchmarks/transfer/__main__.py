@@ -2,14 +2,15 @@
 
     LMJAX_DATA=../shared/data .venv/bin/python -m benchmarks.transfer [--directory runs/transfer] [--seeds 3]
 
-Resumable: what has a result is passed over, so the same command goes on where it was stopped. Every part is run with
-one seed before any gets another. After each step benchmarks/results/transfer/ holds all that is known by then:
-results.json, the pictures, and the tables, which also stand in docs/evaluation.md.
+Resumable: what has a result is passed over, so the same command goes on where it was stopped, also on another machine:
+results.json tells what is done, and a model is pretrained again only if a run lacks it. Every part is run with one seed
+before any gets another. After each step benchmarks/results/transfer/ holds all that is known by then: results.json, the
+pictures, and the tables, which also stand in docs/evaluation.md.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,43 +34,40 @@ NAME = "BERT of benchmarks.transfer"
 Job = Callable[[], None]
 
 
-def run(root: Path, seeds: int, write: Job) -> None:
+def run(root: Path, folder: Path, seeds: int, write: Job) -> None:
     """All that is not done yet, in order; `write` after each job."""
-    for job in jobs(root, seeds):
+    for job in jobs(root, folder, seeds):
         job()
         write()
 
 
-def jobs(root: Path, seeds: int) -> Iterator[Job]:
-    transfer = recipes.transfer_cells(root)
-    yield from pretraining(recipes.pretrained_bert(root))
-    yield from looks(root)
-    yield from finetuning(transfer, 1)
-    yield from pretraining(recipes.pretrained_elmo(root))
-    yield from finetuning(recipes.elmo_cells(root), 1)
-    yield from pretraining(recipes.pretrained_ernie(root, "entity"), recipes.pretrained_ernie(root, "character"))
-    yield from finetuning(recipes.ernie_cells(root), 1)
-    yield from pretraining(recipes.masked(root), recipes.causal(root))
-    yield from finetuning(recipes.masked_cells(root), 1)
-    for number in range(2, seeds + 1):
-        yield from finetuning(recipes.cells(root), number)
+def jobs(root: Path, folder: Path, seeds: int) -> Iterator[Job]:
+    for number in range(1, seeds + 1):
+        for runs, cells in recipes.parts(root):
+            counts = results.runs_known(cells, root, folder)
+            wanting = [cell for cell, count in zip(cells, counts, strict=True) if count < number]
+            if wanting:
+                yield from pretraining(runs)
+                yield from looks(root)
+                yield from finetuning(wanting, number)
 
 
-def pretraining(*runs: RunConfig) -> Iterator[Job]:
+def pretraining(runs: Iterable[RunConfig]) -> Iterator[Job]:
     for cfg in runs:
         if steps_of(cfg.directory)[-1:] != [cfg.stages[-1].until_step]:
             yield partial(pretrain, cfg)
 
 
-def finetuning(cells: Sequence[Cell], seeds: int) -> Iterator[Job]:
+def finetuning(cells: Iterable[Cell], seeds: int) -> Iterator[Job]:
     for cell in cells:
-        if len(results.values_of(cell)) < seeds:
-            yield partial(study, replace(cell.recipe, seeds=tuple(range(seeds))))
+        yield partial(study, replace(cell.recipe, seeds=tuple(range(seeds))))
 
 
 def looks(root: Path) -> Iterator[Job]:
-    """What each layer of the pretrained BERT knows, and where it looks in a sentence."""
+    """What each layer of the pretrained BERT knows, and where it looks in a sentence; nothing where it is not here."""
     model = f"{root}/bert"
+    if not steps_of(model):
+        return
     probed = root / "layers/results.json"
     if not probed.exists() or len(json.loads(probed.read_text())["tasks"]) < len(PROBES):
         yield lambda: commands.probe(model, limit=2000, data=str(recipes.data_folder()), out=f"{root}/layers")
@@ -80,7 +78,7 @@ def looks(root: Path) -> Iterator[Job]:
 def record(root: Path) -> None:
     """Puts the pretrained BERT's figures among those that README's table shows beside the papers'."""
     for cell in recipes.transfer_cells(root):
-        if cell.column == "pretrained" and results.values_of(cell):
+        if cell.column == "pretrained" and results.cell_facts(cell):
             registry.record(registry.measure(cell.recipe.directory), NAME)
     registry.write_readme(ROOT / "README.md")
 
@@ -97,8 +95,9 @@ def main() -> None:
     keep_freed_memory()
     jax.config.update("jax_compilation_cache_dir", str(given.directory.absolute() / "compiled"))
     corpus.write_english(recipes.data_folder(), given.directory / "text")
-    write = partial(results.write, given.directory, ROOT / "benchmarks/results/transfer", ROOT / "docs/evaluation.md")
-    run(given.directory, given.seeds, write)
+    folder = ROOT / "benchmarks/results/transfer"
+    write = partial(results.write, given.directory, folder, ROOT / "docs/evaluation.md")
+    run(given.directory, folder, given.seeds, write)
     write()
 
 

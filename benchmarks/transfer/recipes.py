@@ -211,11 +211,19 @@ def cell(root: Path, part: str, row: str, column: str, recipe: FinetuneConfig, s
     )
 
 
+def parts(root: Path) -> list[tuple[list[RunConfig], list[Cell]]]:
+    """What is pretrained, and the cells that begin with it; in the order of the tables."""
+    return [
+        ([pretrained_bert(root)], transfer_cells(root)),
+        ([pretrained_elmo(root)], elmo_cells(root)),
+        ([pretrained_ernie(root, units) for units in ("entity", "character")], ernie_cells(root)),
+        ([masked(root), causal(root)], masked_cells(root)),
+    ]
+
+
 def cells(root: Path) -> list[Cell]:
-    """All of them, in the order of the tables."""
-    return [*transfer_cells(root), *elmo_cells(root), *ernie_cells(root), *masked_cells(root)]
+    return [cell for _, some in parts(root) for cell in some]
 
 
 def pretrainings(root: Path) -> list[RunConfig]:
-    ernies = [pretrained_ernie(root, units) for units in ("entity", "character")]
-    return [pretrained_bert(root), pretrained_elmo(root), *ernies, masked(root), causal(root)]
+    return [run for runs, _ in parts(root) for run in runs]

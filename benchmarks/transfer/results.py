@@ -1,5 +1,10 @@
-"""What the runs of the study have given so far: one JSON file, tables in Markdown, pictures."""
+"""What the study has given so far: one JSON file, tables in Markdown, pictures.
 
+The file is the study's memory: runs are not committed, so what it holds of a recipe that is still the same stays in it,
+and is not run again on another machine.
+"""
+
+import hashlib
 import json
 import re
 import shutil
@@ -12,11 +17,12 @@ from matplotlib.figure import Figure
 
 from benchmarks.transfer import recipes
 from benchmarks.transfer.recipes import Cell
+from lmjax.config import stored
+from lmjax.finetuning import FinetuneConfig
 from lmjax.models import architecture_of
 from lmjax.models.architecture import num_params
 from lmjax.run import RunConfig
 from lmjax.tasks import make_task
-from lmjax.train.environment import environment
 from lmjax.train.files import write_atomically
 
 BEGIN, END = "<!-- transfer: written by python -m benchmarks.transfer -->", "<!-- end of transfer -->"
@@ -30,12 +36,7 @@ TITLES = {
 
 def write(root: Path, folder: Path, page: Path) -> None:
     """FOLDER/results.json and the pictures, and the tables between two markers of a page."""
-    cells, runs = recipes.cells(root), recipes.pretrainings(root)
-    found = {
-        "environment": environment(),
-        "pretraining": {Path(cfg.directory).name: facts for cfg in runs if (facts := pretraining_facts(cfg))},
-        "cells": [facts for cell in cells if (facts := cell_facts(cell))],
-    }
+    found = known(root, folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "results.json", json.dumps(found, indent=1) + "\n")
     write_atomically(page, in_page(page.read_text(), tables(found["cells"], found["pretraining"])))
@@ -48,10 +49,41 @@ def write(root: Path, folder: Path, page: Path) -> None:
             shutil.copyfile(root / name, folder / Path(name).name)
 
 
-def values_of(cell: Cell) -> list[float]:
-    """The headline figure of each run of a cell so far."""
-    facts = cell_facts(cell)
-    return facts["figures"][facts["metric"]] if facts else []
+def known(root: Path, folder: Path) -> dict[str, Any]:
+    """What the runs under `root` gave, or FOLDER/results.json holds of the same recipe, whichever came further:
+    `pretraining`, facts by name, and `cells`, a list of facts."""
+    file = folder / "results.json"
+    past = json.loads(file.read_text()) if file.exists() else {"pretraining": {}, "cells": []}
+    there = {one["recipe"]: one for one in (*past["pretraining"].values(), *past["cells"])}
+
+    def further(here: dict[str, Any], recipe: str) -> dict[str, Any]:
+        found = max(here, there.get(recipe, {}), key=_extent)
+        return {**found, "recipe": recipe} if found else {}
+
+    pretraining = {
+        Path(cfg.directory).name: further(pretraining_facts(cfg), digest(root, cfg))
+        for cfg in recipes.pretrainings(root)
+    }
+    cells = [further(cell_facts(cell), digest(root, cell.recipe)) for cell in recipes.cells(root)]
+    return {"pretraining": {name: one for name, one in pretraining.items() if one}, "cells": [*filter(None, cells)]}
+
+
+def runs_known(cells: Sequence[Cell], root: Path, folder: Path) -> list[int]:
+    """How many seeds of each cell have a result."""
+    extents = {one["recipe"]: _extent(one) for one in known(root, folder)["cells"]}
+    return [extents.get(digest(root, cell.recipe), 0) for cell in cells]
+
+
+def digest(root: Path, recipe: RunConfig | FinetuneConfig) -> str:
+    """Tells recipes apart, wherever they and the data lie; a fine-tuning run's has in it what it begins with."""
+    whole: list[RunConfig | FinetuneConfig] = [recipe]
+    if isinstance(recipe, FinetuneConfig):
+        start = Path(recipe.init_from)
+        whole += [cfg for cfg in recipes.pretrainings(root) if start.is_relative_to(cfg.directory)]
+    text = (
+        json.dumps([stored(cfg) for cfg in whole]).replace(f'"{root}/', '"').replace(f'"{recipes.data_folder()}/', '"')
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def cell_facts(cell: Cell) -> dict[str, Any]:
@@ -60,7 +92,8 @@ def cell_facts(cell: Cell) -> dict[str, Any]:
     if not study.exists():
         return {}
     (found,) = json.loads(study.read_text()).values()
-    baselines = json.loads((study.parent / f"seed={cell.recipe.seed}" / "baselines.json").read_text())
+    run = study.parent / f"seed={cell.recipe.seed}"
+    baselines = json.loads((run / "baselines.json").read_text())
     return {
         "part": cell.part,
         "row": cell.row,
@@ -68,6 +101,7 @@ def cell_facts(cell: Cell) -> dict[str, Any]:
         "metric": found["headline"],
         "baseline": next(iter(baselines.get(found["headline"], {}).values()), None),
         "figures": {name: one["values"] for name, one in found["figures"].items()},
+        "hardware": hardware(run),
     }
 
 
@@ -90,7 +124,14 @@ def pretraining_facts(cfg: RunConfig) -> dict[str, Any]:
         "flops_per_step": 3 * stage.batch_size * forward,
         "heldout": {name: value for name, value in heldout[-1].items() if name not in ("step", "split")},
         "baselines": json.loads((log.parent / "baselines.json").read_text()),
+        "hardware": hardware(log.parent),
     }
+
+
+def hardware(run: Path) -> str:
+    """Where a run ran."""
+    found = json.loads((run / "environment.json").read_text())
+    return f"{found['processor']}, {found['threads']} threads, jax {found['jax']}"
 
 
 def in_page(page: str, text: str) -> str:
@@ -128,8 +169,8 @@ def pretraining_table(pretraining: Mapping[str, Mapping[str, Any]]) -> str:
             beside = "".join(f" ({kind} {_brief(v)})" for kind, v in one["baselines"].get(key, {}).items())
             shown.append(f"{key} {_brief(value)}{beside}")
         cost = [f"{one['parameters']:,}", f"{one['steps']}", f"{one['training_minutes']:.0f}"]
-        lines.append([name, *cost, f"{one['flops_per_step'] / 1e9:.1f}", "; ".join(shown)])
-    return _markdown(["model", "parameters", "steps", "minutes", "GFLOP a step", "held-out"], lines)
+        lines.append([name, *cost, one["hardware"], f"{one['flops_per_step'] / 1e9:.1f}", "; ".join(shown)])
+    return _markdown(["model", "parameters", "steps", "minutes", "on", "GFLOP a step", "held-out"], lines)
 
 
 def gains(cells: Sequence[Mapping[str, Any]]) -> Figure:
@@ -184,6 +225,11 @@ def masked_or_causal(cells: Sequence[Mapping[str, Any]], pretraining: Mapping[st
 
 def _values(one: Mapping[str, Any]) -> list[float]:
     return one["figures"][one["metric"]]
+
+
+def _extent(one: Mapping[str, Any]) -> int:
+    """How far it came: steps of a pretraining, runs of a cell; 0 where nothing is known."""
+    return one["steps"] if "steps" in one else len(_values(one)) if one else 0
 
 
 def _metric(cells: Iterable[Mapping[str, Any]], row: str) -> str:

@@ -2,6 +2,7 @@
 lies from what the tuned model says."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +21,17 @@ from lmjax.rlhf.scores import load_reward_model
 Estimate = tuple[float, float]  # a mean, and half the width of its 95% confidence interval
 
 
-def measure(recipe: Recipe, runs: Mapping[str, str]) -> dict[str, dict[str, np.ndarray]]:
-    """Of each run, by name, one answer drawn to each test question at temperature 1: see `measured`.
+class Said(NamedTuple):
+    """A stage's answers and, by name, their `figures`, float64 [questions]: true_reward; score, the reward model's, of
+    the tokens that were drawn; kl, nats, their log-probability less that under the tuned model; ended, 1 where the end
+    token came."""
+
+    answers: list[str]
+    figures: dict[str, np.ndarray]
+
+
+def measure(recipe: Recipe, runs: Mapping[str, str]) -> dict[str, Said]:
+    """Of each run, by name, one answer drawn to each test question at temperature 1.
 
     The pretrained model is merely prompted: it gets the tuned model's chat template.
     """
@@ -39,10 +49,8 @@ def measure(recipe: Recipe, runs: Mapping[str, str]) -> dict[str, dict[str, np.n
 
 def measured(
     lm: LanguageModel, reference: LanguageModel, reward: Reward, asked: Mapping[str, Sequence[int]], seed: int
-) -> dict[str, np.ndarray]:
-    """Of an answer to each question (`asked`: its prompt's tokens), float64 [questions]: true_reward; score, the reward
-    model's, of the tokens that were drawn; kl, nats, their log-probability under `lm` less that under the reference;
-    ended, 1 where the end token came."""
+) -> Said:
+    """`lm`'s answer to each question (`asked`: its prompt's tokens), and how far it lies from `reference`."""
     eos_id, prompts = reference.tokenizer.eos_id, list(asked.values())
     assert eos_id is not None
     new = generate(lm.config, lm.params, prompts, Sampling(ANSWER), eos_id=eos_id, seed=seed)
@@ -57,7 +65,7 @@ def measured(
         "kl": np.subtract(own, theirs),
         "ended": ended,
     }
-    return {name: np.asarray(values, np.float64) for name, values in found.items()}
+    return Said(texts, {name: np.asarray(values, np.float64) for name, values in found.items()})
 
 
 def _rows(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -71,8 +79,8 @@ def _rows(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) ->
     return tokens, is_response
 
 
-def estimates(values: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
-    return {name: estimate(one) for name, one in values.items()}
+def estimates(said: Said) -> dict[str, Estimate]:
+    return {name: estimate(values) for name, values in said.figures.items()}
 
 
 def estimate(values: np.ndarray) -> Estimate:

@@ -1,13 +1,17 @@
-"""The end of the recipe: a table for the screen, and a picture."""
+"""The end of the recipe: a table for the screen, a picture, and the stages' answers side by side."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmjax.chatgpt.world import POLITE, RIGHT
+from lmjax.report import report
+from lmjax.train.files import write_atomically
 
 NAMES = {"pretrained": "pretrained, merely prompted", "tuned": "supervised tuning", "PPO": "PPO"}
 HEADER = ("", "true reward", "reward model's score", "KL from tuned, nats", "ended")
@@ -27,6 +31,18 @@ def table(found: Mapping[str, Any]) -> str:
     accuracy = f"{judge['accuracy']:.3f} ± {1.96 * judge['accuracy_error']:.3f}"
     said = f"reward model, held-out pairs: accuracy {accuracy}; expected of who knows the truth {judge['ceiling']:.3f}"
     return f"{text}\n\nPPO less supervised tuning, question by question: true reward {gain}\n{said}"
+
+
+def show_samples(run: epath.Path, samples: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each question in the report of the last stage's run, behind the run's own samples."""
+    file, title = run / "samples.json", "The same questions to every stage (each answer with its true reward)"
+    header = ["", "right", *NAMES.values()]
+    rows = [
+        [one["asked"], one["right"], *(f"{one[name][0]}\n[{one[name][1]:.2g}]" for name in NAMES)] for one in samples
+    ]
+    own = [block for block in json.loads(file.read_text()) if block["title"] != title]
+    write_atomically(file, json.dumps([*own, {"title": title, "rows": [header, *rows]}], indent=1))
+    report(run)
 
 
 def draw(found: Mapping[str, Any]) -> Figure:

@@ -5,19 +5,20 @@ passes over the steps that are done.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from lmjax.chatgpt import recipe as recipes
 from lmjax.chatgpt import world
-from lmjax.chatgpt.measure import estimate, estimates, measure
+from lmjax.chatgpt.measure import Said, estimate, estimates, measure
 from lmjax.chatgpt.recipe import ANSWER, CANDIDATES, Recipe
-from lmjax.chatgpt.results import draw, table
+from lmjax.chatgpt.results import draw, show_samples, table
 from lmjax.collect.sample import sample_to
 from lmjax.config import stored
-from lmjax.data.preferences import Ranking, as_row, read_rankings
+from lmjax.data.preferences import Ranking, as_row, read_prompts, read_rankings
 from lmjax.finetuning import finetune
 from lmjax.generate import Sampling
 from lmjax.interop import load
@@ -25,6 +26,8 @@ from lmjax.pretraining import pretrain
 from lmjax.rlhf.ppo import align
 from lmjax.train.checkpoint import check_same_meaning, steps_of
 from lmjax.train.files import write_atomically
+
+SAMPLES = 8  # questions whose answers are shown
 
 
 def chatgpt(recipe: Recipe) -> None:
@@ -73,7 +76,7 @@ def chatgpt(recipe: Recipe) -> None:
             if not done():
                 return  # stopped on the way; the same command goes on
     print(f"\n{table(json.loads((root / 'results.json').read_text()))}\n\npicture: {root / 'results.png'}")
-    print(f"talk to it: python -m lmjax chat {root / 'policy'}")
+    print(f"answers of all stages: {root / 'policy/report.html'}\ntalk to it: python -m lmjax chat {root / 'policy'}")
 
 
 def _reported(run: epath.Path, steps: int) -> bool:
@@ -123,7 +126,7 @@ def rewards_of(ranking: Ranking) -> list[float]:
 
 
 def write_results(recipe: Recipe, root: epath.Path) -> None:
-    """results.png, and then results.json, which says that all is done."""
+    """The stages' answers in the policy's report, results.png, and then results.json, which says that all is done."""
     course = {str(step): f"policy/checkpoints/{step}" for step in steps_of(root / "policy")}
     measured = measure(recipe, {"pretrained": "pretrained", "tuned": "tuned/best", **course})
     measured["PPO"] = measured[str(recipe.iterations)]
@@ -131,9 +134,21 @@ def write_results(recipe: Recipe, root: epath.Path) -> None:
     judged = json.loads((root / "judge/result.json").read_text())["figures"]
     found = {
         "stages": {name: estimates(measured[name]) for name in ("pretrained", "tuned", "PPO")},
-        "gain": estimate(measured["PPO"]["true_reward"] - measured["tuned"]["true_reward"]),
+        "gain": estimate(measured["PPO"].figures["true_reward"] - measured["tuned"].figures["true_reward"]),
         "judge": {**{k: judged[k] for k in ("accuracy", "accuracy_error")}, "ceiling": world.best_accuracy(heldout)},
         "course": {name: estimates(measured[name]) for name in course},
+        "samples": samples(recipe, {name: measured[name] for name in ("pretrained", "tuned", "PPO")}),
     }
+    show_samples(root / "policy", found["samples"])
     draw(found).savefig(root / "results.png", dpi=130)
     write_atomically(root / "results.json", json.dumps(found, indent=1))
+
+
+def samples(recipe: Recipe, stages: Mapping[str, Said]) -> list[dict[str, Any]]:
+    """The first test questions, with the right answers and what each stage said: [answer, true reward]."""
+    asked = [turns[-1].text for _, turns in read_prompts(recipe.path("world/tests.jsonl"))][:SAMPLES]
+    return [
+        {"asked": one, "right": world.right_answer(one)}
+        | {name: [said.answers[i], said.figures["true_reward"][i]] for name, said in stages.items()}
+        for i, one in enumerate(asked)
+    ]

@@ -12,6 +12,7 @@ from benchmarks.transfer import corpus, recipes, results
 from lmjax.finetuning import FinetuneConfig
 from lmjax.run import RunConfig
 
+MACHINE = {"processor": "Abacus", "threads": 2, "jax": "0.0"}
 SCORES = {"pretrained": 0.75, "from scratch": 0.5}
 
 
@@ -32,6 +33,7 @@ class Trained:
             {"step": steps, "split": "heldout", "mlm_accuracy": 0.25},
         ]
         (directory / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        (directory / "environment.json").write_text(json.dumps(MACHINE))
         (directory / "baselines.json").write_text(json.dumps({"mlm_accuracy": {"unigram": 0.125}}))
 
     def finetune(self, cfg: FinetuneConfig) -> dict[str, float]:
@@ -42,6 +44,7 @@ class Trained:
         figures = {"f1": score, "precision": 1.0}
         result = {"headline": "f1", "larger_is_better": True, "figures": figures}
         (directory / "baselines.json").write_text(json.dumps({"f1": {"majority": 0.125}}))
+        (directory / "environment.json").write_text(json.dumps(MACHINE))
         (directory / "result.json").write_text(json.dumps(result))
         return figures
 
@@ -52,30 +55,37 @@ class Trained:
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Path:
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("benchmarks.transfer.__main__.looks", lambda root: iter(()))
+    monkeypatch.setattr("lmjax.study.resolve", lambda cfg: cfg)  # there is no model to ask what a recipe means
     file = tmp_path / "page.md"
     file.write_text(f"# Before\n\n{results.BEGIN}\nold\n{results.END}\n\nAfter\n")
     return file
 
 
+def trained_in(monkeypatch: pytest.MonkeyPatch, root: Path, page: Path, seeds: int, stop_after: int = 0) -> list[str]:
+    """The runs that the study asked for, until it was done or stopped; its results are in the page's folder."""
+    trained, folder, written = Trained(stop_after), page.parent / "results", []
+    monkeypatch.setattr("benchmarks.transfer.__main__.pretrain", trained.pretrain)
+    monkeypatch.setattr("lmjax.study.finetune", trained.finetune)
+    with pytest.raises(KeyboardInterrupt) if stop_after else contextlib.nullcontext():
+        transfer.run(root, folder, seeds, lambda: written.append(len(trained.asked)))
+    if stop_after:
+        assert written == list(range(1, stop_after))  # after each job
+    results.write(root, folder, page)
+    return trained.asked
+
+
 def test_the_study_goes_on_where_it_stopped_and_its_tables_say_what_came_out(
     tmp_path: Path, page: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.transfer.__main__.looks", lambda root: iter(()))
-    monkeypatch.setattr("lmjax.study.resolve", lambda cfg: cfg)  # there is no model to ask what a recipe means
     root, folder = tmp_path / "runs", tmp_path / "results"
     asked: list[str] = []
     for stop_after in (4, 20, 0):
-        trained, written = Trained(stop_after), []
-        monkeypatch.setattr("benchmarks.transfer.__main__.pretrain", trained.pretrain)
-        monkeypatch.setattr("lmjax.study.finetune", trained.finetune)
-        with pytest.raises(KeyboardInterrupt) if stop_after else contextlib.nullcontext():
-            transfer.run(root, 2, lambda: written.append(len(trained.asked)))  # noqa: B023 - called within the loop
-        asked += trained.asked[:-1] if stop_after else trained.asked  # who was stopped is asked again
-        results.write(root, folder, page)
-        found = json.loads((folder / "results.json").read_text())
+        *done, last = trained_in(monkeypatch, root, page, 2, stop_after)
+        asked += done if stop_after else [*done, last]  # who was stopped is asked again
         if stop_after:
-            assert written == list(range(1, stop_after))  # after each job
+            found = json.loads((folder / "results.json").read_text())
             assert len(found["cells"]) + len(found["pretraining"]) == len(asked)
     cells = recipes.cells(root)
     runs = [f"{cell.recipe.directory}/seed={seed}" for cell in cells for seed in (0, 1)]
@@ -89,7 +99,28 @@ def test_the_study_goes_on_where_it_stopped_and_its_tables_say_what_came_out(
     assert "old" not in text
     assert "| sst2 | f1 | 12.5 | 75.5 ± 0.7 | 50.5 ± 0.7 | 2 |" in text
     assert "mlm_accuracy 0.250 (unigram 0.125)" in text
+    assert "| Abacus, 2 threads, jax 0.0 |" in text
     assert {file.name for file in folder.iterdir()} == {"results.json", "transfer.png", "masked_or_causal.png"}
+
+
+def test_what_is_known_is_not_run_again_on_another_machine(
+    tmp_path: Path, page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the runs, and with the data elsewhere; but for what has another recipe now, and what that begins with."""
+    monkeypatch.setenv("LMJAX_DATA", "here")
+    trained_in(monkeypatch, tmp_path / "first", page, 1)
+    before = (tmp_path / "results/results.json").read_text()
+    monkeypatch.setenv("LMJAX_DATA", "there")
+    assert trained_in(monkeypatch, tmp_path / "second", page, 1) == []
+    assert (tmp_path / "results/results.json").read_text() == before
+    monkeypatch.setitem(recipes.LENGTHS, "msra_ner", 96)
+    third = str(tmp_path / "third")
+    tagged = [
+        f"finetuned/ernie/msra_ner/{name}/seed=0" for name in ("entities_masked", "characters_masked", "from_scratch")
+    ]
+    asked = trained_in(monkeypatch, tmp_path / "third", page, 1)
+    assert asked == [f"{third}/{name}" for name in ("ernie_entity", "ernie_character", *tagged)]
+    assert len(json.loads((tmp_path / "results/results.json").read_text())["cells"]) == len(recipes.cells(tmp_path))
 
 
 def test_minutes_and_work_of_pretraining(tmp_path: Path) -> None:

@@ -57,6 +57,25 @@ def test_what_it_leaves_behind(root: Path) -> None:
         assert (root / run / "report.html").exists()
 
 
+def test_the_last_report_shows_what_each_stage_said(root: Path) -> None:
+    """Of the same questions; drawn anew from each stage."""
+    found = json.loads((root / "results.json").read_text())["samples"]
+    asked = [turns for _, turns in read_prompts(root / "world/tests.jsonl")]
+    *_, shown = json.loads((root / "policy/samples.json").read_text())
+    assert len(found) == len(shown["rows"]) - 1 == stages.SAMPLES
+    for name, run in {"pretrained": "pretrained", "tuned": "tuned/best", "PPO": "policy"}.items():
+        lm = lmjax.load(root / run)
+        prompts = [[*lm.tokenizer.encode(turns[-1].text), *lm.tokenizer.encode("\n")] for turns in asked]
+        new = generate(lm.config, lm.params, prompts, Sampling(ANSWER), eos_id=lm.tokenizer.eos_id, seed=TINY.seed)
+        for one, turns, tokens in zip(found, asked, new, strict=False):
+            answer = lm.tokenizer.decode(tokens).strip()
+            assert one["asked"] == turns[-1].text
+            assert one["right"] == world.right_answer(one["asked"])
+            assert one[name] == [answer, world.true_reward(one["asked"], answer)]
+    page = (root / "policy/report.html").read_text()
+    assert all(f"<td>{one['asked']}</td><td>{one['right']}</td>" in page for one in found)
+
+
 def test_what_is_held_out_stands_nowhere_else(root: Path) -> None:
     def asked(name: str) -> list[str]:
         return [turns[-1].text for _, turns in read_prompts(root / f"world/{name}.jsonl")]
@@ -102,9 +121,12 @@ def test_the_figures_are_of_what_the_policy_says(root: Path) -> None:
     asked = ["count: owl fox", "first: cat dog"]
     prompts = [[*lm.tokenizer.encode(one), *lm.tokenizer.encode("\n")] for one in asked]
     with on_devices(1):
-        found = measured(lm, tuned, scorer(judge.config, judge.params), dict(zip(asked, prompts, strict=True)), seed=3)
+        answers, found = measured(
+            lm, tuned, scorer(judge.config, judge.params), dict(zip(asked, prompts, strict=True)), seed=3
+        )
     new = generate(lm.config, lm.params, prompts, Sampling(ANSWER), eos_id=end, seed=3)
     texts = lm.answer([[Turn("user", one)] for one in asked], Sampling(ANSWER), seed=3)
+    assert answers == texts
     assert found["true_reward"].tolist() == [*map(world.true_reward, asked, texts)]
     assert found["ended"].tolist() == [len(answer) < ANSWER for answer in new]
     score = jax.jit(reward_function(judge.config))
