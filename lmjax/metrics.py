@@ -42,6 +42,13 @@ def spearman(right: np.ndarray, predicted: np.ndarray) -> float:
     return _correlation(spearmanr, right, predicted)
 
 
+def clustered_error(values: np.ndarray, groups: np.ndarray) -> float:
+    """The standard error of the mean of values [n] that come in whole groups, int [n] (a prompt's pairs, a
+    conversation's tokens): sqrt(sum over groups of (sum of deviations)^2) / n (Liang and Zeger 1986)."""
+    spread = np.bincount(groups, values - values.mean(dtype=np.float64))
+    return float(np.sqrt(np.sum(spread**2)) / len(values))
+
+
 def _correlation(function: Callable, right: np.ndarray, predicted: np.ndarray) -> float:
     constant = np.ptp(right) == 0 or np.ptp(predicted) == 0  # scipy warns and gives not a number
     return 0.0 if constant else float(function(right, predicted).statistic)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmjax.metrics import METRICS, entities, entity_scores
+from lmjax.metrics import METRICS, clustered_error, entities, entity_scores
 from tests.golden import squad_cases as cases
 
 RIGHT, FOUND = np.array([1, 1, 1, 0, 0, 0, 0, 1]), np.array([1, 0, 1, 0, 1, 0, 0, 1])  # tp 3, fn 1, fp 1, tn 3
@@ -28,6 +28,20 @@ NUMBERS, GUESSES = np.array([0.0, 1.0, 2.0, 5.0]), np.array([0.0, 2.0, 1.0, 5.0]
 )
 def test_values_worked_out_by_hand(name: str, right: np.ndarray, found: np.ndarray, value: float) -> None:
     assert METRICS[name](right, found) == pytest.approx(value)
+
+
+def test_a_mean_over_groups_is_as_unsure_as_it_varies() -> None:
+    """Of 4000 means over 60 groups of 1 to 8 values that go together; the formula of single values is far too sure."""
+    rng = np.random.default_rng(0)
+    means, errors, naive = [], [], []
+    for _ in range(4000):
+        groups = np.repeat(np.arange(60), rng.integers(1, 9, 60))
+        values = rng.normal(size=60)[groups] + 0.3 * rng.normal(size=len(groups))
+        means.append(values.mean())
+        errors.append(clustered_error(values, groups))
+        naive.append(values.std() / np.sqrt(len(values)))
+    assert np.mean(errors) == pytest.approx(np.std(means), rel=0.04)
+    assert np.mean(naive) < 0.6 * np.std(means)
 
 
 def test_entities_by_hand() -> None:

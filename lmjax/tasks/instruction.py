@@ -17,6 +17,7 @@ from lmjax.data.packing import pack_responses
 from lmjax.data.splits import hold_out
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
+from lmjax.metrics import clustered_error
 from lmjax.models.wrapped import Wrapped
 from lmjax.objectives import Objective
 from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
@@ -108,11 +109,18 @@ def terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
 
 
 def score(split: Encoded, predictions: Predictions) -> dict[str, float]:
-    """Means over all response tokens of a split; the loss in nats."""
-    weights = split.features["loss_weights"]
-    loss = float(np.average(-predictions["log_probability"], weights=weights))
-    right = float(np.average(predictions["is_largest"], weights=weights))
-    return {"response_loss": loss, "response_accuracy": right, "response_perplexity": float(np.exp(loss))}
+    """Means over all response tokens of a split; the loss in nats, with its standard error over whole conversations."""
+    learned = split.features["loss_weights"] > 0
+    losses, right = -predictions["log_probability"][learned], predictions["is_largest"][learned]
+    segments = split.features["segment_ids"].astype(np.int64)
+    of_row = segments + (segments.max() + 1) * np.arange(len(segments))[:, None]
+    loss = float(losses.mean(dtype=np.float64))
+    return {
+        "response_loss": loss,
+        "response_loss_error": clustered_error(losses, of_row[learned]),
+        "response_accuracy": float(right.mean(dtype=np.float64)),
+        "response_perplexity": float(np.exp(loss)),
+    }
 
 
 def baselines(train: Encoded, heldout: Encoded) -> dict[str, dict[str, float]]:

@@ -11,6 +11,7 @@ from lmjax.data.preferences import Ranking, answer_tokens, form, read_ranked
 from lmjax.data.splits import hold_out
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
+from lmjax.metrics import clustered_error
 from lmjax.models.wrapped import Wrapped
 from lmjax.tasks.task import FilesConfig
 
@@ -83,13 +84,12 @@ def pair_figures(margins: np.ndarray, groups: np.ndarray) -> dict[str, float]:
       margins: float [pairs], of what people preferred over the other. groups: int [pairs].
     """
     right = np.where(margins == 0, 0.5, margins > 0)
-    spread = np.bincount(groups, right - right.mean())
     table = calibration(margins)
     error = sum(bin["pairs"] * abs(bin["predicted"] - bin["observed"]) for bin in table) / len(margins)
     quarters = np.array_split(right[np.argsort(np.abs(margins), kind="stable")], QUARTERS)
     return {
         "accuracy": float(right.mean()),
-        "accuracy_error": float(np.sqrt(np.sum(spread**2)) / len(right)),
+        "accuracy_error": clustered_error(right, groups),
         "calibration_error": float(error),
         "margin": float(margins.mean(dtype=np.float64)),
         **{f"accuracy_quarter_{i}": float(part.mean()) for i, part in enumerate(quarters, 1) if len(part)},

@@ -83,6 +83,13 @@ def test_figures_are_of_response_tokens(model: Any) -> None:
     terms = TASK.objective.terms(outputs, batch(rows))
     for name, mean in terms.items():
         assert figures[name] == pytest.approx(float(mean.value()), rel=1e-6)
+    deviations = []  # of the conversations; two of them share a row
+    for row, segment in ((0, 1), (0, 2), (1, 1)):
+        here = (rows["segment_ids"][row] == segment) & (rows["loss_weights"][row] > 0)
+        losses = -np.asarray(predict(outputs)["log_probability"])[row, here]
+        deviations.append((losses - figures["response_loss"]).sum())
+    wanted = np.linalg.norm(deviations) / sum(mask.sum() for _, mask in ENCODED)
+    assert figures["response_loss_error"] == pytest.approx(wanted, rel=1e-5)
     assert float(terms["response_loss"].weight) == sum(mask.sum() for _, mask in ENCODED)
     assert figures["response_perplexity"] == pytest.approx(np.exp(figures["response_loss"]))
     assert (TASK.headline, TASK.larger_is_better) == ("response_loss", False)
