@@ -3,9 +3,9 @@
     .venv/bin/python -m benchmarks.ppo --peer ENV/bin/python [--pairs 5] [--what sample iterate] [--sizes 6m gpt2]
 
 ENV is an environment with trl 1.12.0 (see tests/golden/make_ppo.py). Both sides: float32, all cores, 32 prompts of 32
-tokens and 64 new ones, no early end; in an iteration also four networks of that size (policy, reference, reward,
-values), four epochs of one minibatch, AdamW. Two processes take turns, so that a change of the machine's speed meets
-both; a turn is two rounds, the second timed.
+tokens (--rows of them) and 64 new ones, no early end; in an iteration also four networks of that size (policy,
+reference, reward, values), four epochs of one minibatch, AdamW. Two processes take turns, so that a change of the
+machine's speed meets both; a turn is two rounds, the second timed.
 """
 
 import argparse
@@ -16,13 +16,13 @@ from pathlib import Path
 from benchmarks.train_step import ROOT, Side
 
 HERE = Path(__file__).parent
-TOKENS = 32 * 64  # drawn in a round
+NEW = 64  # tokens of an answer
 
 
-def compare(what: str, size: str, pairs: int, peer: Path) -> dict[str, object]:
+def compare(what: str, size: str, rows: int, pairs: int, peer: Path) -> dict[str, object]:
     """Medians of both sides and their ratio."""
-    ours = Side(ROOT / ".venv/bin/python", HERE / "ppo_lmjax.py", what, size)
-    theirs = Side(peer, HERE / "peers/ppo_trl.py", what, size)
+    ours = Side(ROOT / ".venv/bin/python", HERE / "ppo_lmjax.py", what, size, str(rows))
+    theirs = Side(peer, HERE / "peers/ppo_trl.py", what, size, str(rows))
     times = [(ours.turn(), theirs.turn()) for _ in range(pairs + 1)][1:]
     seconds = [statistics.median(side) for side in zip(*times, strict=True)]
     ours.close()
@@ -30,13 +30,14 @@ def compare(what: str, size: str, pairs: int, peer: Path) -> dict[str, object]:
     result: dict[str, object] = {
         "what": what,
         "size": size,
+        "rows": rows,
         "lmjax_seconds": round(seconds[0], 3),
         "peer_seconds": round(seconds[1], 3),
     }
     if what == "sample":
         result |= {
-            "lmjax_tokens_per_second": round(TOKENS / seconds[0]),
-            "peer_tokens_per_second": round(TOKENS / seconds[1]),
+            "lmjax_tokens_per_second": round(rows * NEW / seconds[0]),
+            "peer_tokens_per_second": round(rows * NEW / seconds[1]),
         }
     result |= {"ratio": round(seconds[1] / seconds[0], 2), "pairs": pairs}
     return result | {"versions": f"{ours.versions}; {theirs.versions}"}
@@ -48,10 +49,11 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--what", nargs="+", default=["sample", "iterate"])
     parser.add_argument("--sizes", nargs="+", default=["6m", "gpt2"])
+    parser.add_argument("--rows", type=int, default=32)
     given = parser.parse_args()
     for size in given.sizes:
         for what in given.what:
-            print(json.dumps(compare(what, size, given.pairs, given.peer)), flush=True)
+            print(json.dumps(compare(what, size, given.rows, given.pairs, given.peer)), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from lmjax.rlhf.reward_model import scorer
 from lmjax.rlhf.rollout import RolloutConfig, as_text
 from lmjax.train.optim import OptimConfig
 
-ROWS, PROMPT, NEW = 32, 32, 64
+PROMPT, NEW = 32, 64
 QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
 SIZES = {
     "6m": GptConfig(
@@ -31,21 +31,21 @@ SIZES = {
 
 def main() -> None:
     keep_freed_memory()
-    what, size = sys.argv[1:]
+    what, size, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
     model = SIZES[size]
     cfg = PpoConfig(
         prompts="no_file",
         rollout=RolloutConfig(PROMPT, NEW, temperature=0.7),
         shaping=ShapingConfig(missing_eos="none"),
         kl=KlConfig(0.05),
-        batch_size=ROWS,
+        batch_size=rows,
         optim=OptimConfig(peak_lr=3e-6, eps=1e-8, weight_decay=0.0, clip_norm=0.0),
     )
     no_end = model.vocab_size  # never drawn, so that all answers are as long
     program = assemble_ppo(cfg, model, model, no_end, 0)
     prompts = {
-        "tokens": jnp.asarray(np.random.default_rng(0).integers(1, model.vocab_size, (ROWS, PROMPT), np.int32)),
-        "segment_ids": jnp.ones((ROWS, PROMPT), jnp.int32),
+        "tokens": jnp.asarray(np.random.default_rng(0).integers(1, model.vocab_size, (rows, PROMPT), np.int32)),
+        "segment_ids": jnp.ones((rows, PROMPT), jnp.int32),
     }
     print(f"jax {jax.__version__}, flax {flax.__version__}", flush=True)
     with jax.set_mesh(program.mesh):
@@ -55,11 +55,11 @@ def main() -> None:
         score = scorer(model, judge)
         for _ in sys.stdin:
             start = time.perf_counter()
-            rows = program.roll_out(state.params, state.key, state.step, prompts)
+            rollout = program.roll_out(state.params, state.key, state.step, prompts)
             if what == "iterate":
-                experience, figures = program.score(state, reference, rows, score(*as_text(rows, 0)))
-                state, rows = program.update(state, experience, {}, figures["kl"])
-            jax.block_until_ready((state, rows))
+                experience, figures = program.score(state, reference, rollout, score(*as_text(rollout, 0)))
+                state, rollout = program.update(state, experience, {}, figures["kl"])
+            jax.block_until_ready((state, rollout))
             print(time.perf_counter() - start, flush=True)
 
 

@@ -13,7 +13,7 @@ import transformers
 import trl
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-ROWS, PROMPT, NEW = 32, 32, 64
+PROMPT, NEW = 32, 64
 SIZES = {
     "6m": {"vocab_size": 4096, "n_embd": 256, "n_layer": 6, "n_head": 4, "n_inner": 1024, "n_positions": 256},
     "gpt2": {},
@@ -40,12 +40,12 @@ class Turns(transformers.TrainerCallback):
 
 
 def main() -> None:
-    what, size = sys.argv[1:]
+    what, size, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
     torch.manual_seed(0)
     torch.set_num_threads(os.cpu_count() or 1)
     shape = transformers.GPT2Config(**SIZES[size], bos_token_id=None, eos_token_id=None, pad_token_id=0, num_labels=1)
     policy = transformers.GPT2LMHeadModel(shape)
-    prompts = torch.randint(2, shape.vocab_size, (ROWS, PROMPT))
+    prompts = torch.randint(2, shape.vocab_size, (rows, PROMPT))
     say(f"torch {torch.__version__}, transformers {transformers.__version__}, trl {trl.__version__}")
     if what == "sample":
         policy.eval()
@@ -65,10 +65,10 @@ def main() -> None:
     )
     others = [transformers.GPT2ForSequenceClassification(shape) for _ in range(2)]
     args = PPOConfig(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=ROWS, total_episodes=ROWS * 10_000, use_cpu=True,
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=rows, total_episodes=rows * 10_000, use_cpu=True,
         response_length=NEW, num_ppo_epochs=4, num_mini_batches=1, num_sample_generations=0, report_to="none",
         bf16=False, gradient_checkpointing=False, save_strategy="no", disable_tqdm=True,
-        local_rollout_forward_batch_size=ROWS,
+        local_rollout_forward_batch_size=rows,
     )  # fmt: skip
     data = datasets.Dataset.from_list([{"input_ids": prompt} for prompt in prompts.tolist()])
     turns = Turns()

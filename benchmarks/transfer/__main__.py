@@ -10,7 +10,8 @@ pictures, and the tables, which also stand in docs/evaluation.md.
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from lmjax.train.checkpoint import steps_of
 ROOT = Path(__file__).parents[2]
 SENTENCE = "If A is caught taking B's money, he will be beaten"
 NAME = "BERT of benchmarks.transfer"
+STOPPED = "stopped on the way; the same command goes on"
 Job = Callable[[], None]
 
 
@@ -47,20 +49,23 @@ def jobs(root: Path, folder: Path, seeds: int) -> Iterator[Job]:
             counts = results.runs_known(cells, root, folder)
             wanting = [cell for cell, count in zip(cells, counts, strict=True) if count < number]
             if wanting:
-                yield from pretraining(runs)
+                yield from (partial(pretraining, root, cfg) for cfg in runs if not results.done(root, cfg))
                 yield from looks(root)
-                yield from finetuning(wanting, number)
+                yield from (partial(finetuning, root, cell, number) for cell in wanting)
 
 
-def pretraining(runs: Iterable[RunConfig]) -> Iterator[Job]:
-    for cfg in runs:
-        if steps_of(cfg.directory)[-1:] != [cfg.stages[-1].until_step]:
-            yield partial(pretrain, cfg)
+def pretraining(root: Path, cfg: RunConfig) -> None:
+    pretrain(cfg)
+    if steps_of(cfg.directory)[-1:] != [cfg.stages[-1].until_step]:
+        sys.exit(STOPPED)
+    results.mark_done(root, cfg)
 
 
-def finetuning(cells: Iterable[Cell], seeds: int) -> Iterator[Job]:
-    for cell in cells:
-        yield partial(study, replace(cell.recipe, seeds=tuple(range(seeds))))
+def finetuning(root: Path, cell: Cell, seeds: int) -> None:
+    study(replace(cell.recipe, seeds=tuple(range(seeds))))
+    if results.runs_of(cell) < seeds:
+        sys.exit(STOPPED)
+    results.mark_done(root, cell.recipe)
 
 
 def looks(root: Path) -> Iterator[Job]:

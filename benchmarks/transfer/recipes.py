@@ -167,7 +167,7 @@ def elmo_cells(root: Path) -> list[Cell]:
     for column, kind in weights.items():
         more = {"weights": kind, "epochs": 5.0, "evaluate_each": 5.0, "optim": OptimConfig(peak_lr=1e-3)}
         one = cell(root, "elmo", "conll2003", column, conll2003.config(), "elmo", **more)
-        task = replace(one.recipe.task, features=FeatureConfig("mix", (100,)))
+        task = replace(one.recipe.task, features=FeatureConfig("mix", layer_norm=True, lstm=(100,)))
         found.append(replace(one, recipe=replace(one.recipe, task=task)))
     return found
 

@@ -26,6 +26,7 @@ from lmjax.tasks import make_task
 from lmjax.train.files import write_atomically
 
 BEGIN, END = "<!-- transfer: written by python -m benchmarks.transfer -->", "<!-- end of transfer -->"
+MARK = "recipe.txt"  # in a directory: the digest of the recipe that was run there
 COLOURS = ("tab:blue", "tab:orange", "tab:green")
 TITLES = {
     "transfer": "the same network, pretrained and not",
@@ -56,16 +57,14 @@ def known(root: Path, folder: Path) -> dict[str, Any]:
     past = json.loads(file.read_text()) if file.exists() else {"pretraining": {}, "cells": []}
     there = {one["recipe"]: one for one in (*past["pretraining"].values(), *past["cells"])}
 
-    def further(here: dict[str, Any], recipe: str) -> dict[str, Any]:
-        found = max(here, there.get(recipe, {}), key=_extent)
-        return {**found, "recipe": recipe} if found else {}
+    def further(facts: dict[str, Any], recipe: RunConfig | FinetuneConfig) -> dict[str, Any]:
+        here, name = facts if done(root, recipe) else {}, digest(root, recipe)
+        found = max(here, there.get(name, {}), key=_extent)
+        return {**found, "recipe": name} if found else {}
 
-    pretraining = {
-        Path(cfg.directory).name: further(pretraining_facts(cfg), digest(root, cfg))
-        for cfg in recipes.pretrainings(root)
-    }
-    cells = [further(cell_facts(cell), digest(root, cell.recipe)) for cell in recipes.cells(root)]
-    return {"pretraining": {name: one for name, one in pretraining.items() if one}, "cells": [*filter(None, cells)]}
+    runs = {Path(cfg.directory).name: further(pretraining_facts(cfg), cfg) for cfg in recipes.pretrainings(root)}
+    cells = [further(cell_facts(cell), cell.recipe) for cell in recipes.cells(root)]
+    return {"pretraining": {name: one for name, one in runs.items() if one}, "cells": [*filter(None, cells)]}
 
 
 def runs_known(cells: Sequence[Cell], root: Path, folder: Path) -> list[int]:
@@ -84,6 +83,20 @@ def digest(root: Path, recipe: RunConfig | FinetuneConfig) -> str:
         json.dumps([stored(cfg) for cfg in whole]).replace(f'"{root}/', '"').replace(f'"{recipes.data_folder()}/', '"')
     )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def mark_done(root: Path, recipe: RunConfig | FinetuneConfig) -> None:
+    write_atomically(Path(recipe.directory) / MARK, digest(root, recipe))
+
+
+def done(root: Path, recipe: RunConfig | FinetuneConfig) -> bool:
+    """Whether what lies in its directory is of this recipe, and not of one before."""
+    mark = Path(recipe.directory) / MARK
+    return mark.exists() and mark.read_text() == digest(root, recipe)
+
+
+def runs_of(cell: Cell) -> int:
+    return _extent(cell_facts(cell))
 
 
 def cell_facts(cell: Cell) -> dict[str, Any]:

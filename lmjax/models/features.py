@@ -18,6 +18,7 @@ from lmjax.ops.dense import dense
 from lmjax.types import Array
 
 CONCATENATED = 4
+MIXTURES = ("mix", "alphas")
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,12 @@ class FeatureConfig:
 
     `layers`: "last", "second_last", "concat4" (the last four side by side), "mix" (their sum, weighted by a softmax,
     times gamma) or "alphas" (their plain weighted sum), both learned. The mixtures are of all layers; of ELMo's the
-    words' own vectors are one, a Transformer's embeddings are not. `lstm`: cells in a direction of each biLSTM on top.
+    words' own vectors are one, a Transformer's embeddings are not. `layer_norm`: the mixed layers are first brought to
+    one scale, see `LayerMix`. `lstm`: cells in a direction of each biLSTM on top.
     """
 
     layers: Literal["none", "last", "second_last", "mix", "alphas", "concat4"] = "none"
+    layer_norm: bool = False
     lstm: tuple[int, ...] = ()
 
     @property
@@ -41,18 +44,21 @@ def check_features(cfg: FeatureConfig, architecture: Architecture, model: ModelC
     """Raises UserError for features that are not to be had of this model."""
     if cfg.lstm and not cfg.frozen:
         raise UserError("features.lstm stands on a frozen model; choose features.layers (last, mix, ...) too")
+    if cfg.layer_norm and cfg.layers not in MIXTURES:
+        raise UserError(f"features.layer_norm is of the layers {' and '.join(MIXTURES)}, not of {cfg.layers}")
     if cfg.layers == "concat4" and model.num_hidden_layers < CONCATENATED:
         raise UserError(f"features.layers concat4 takes four layers, and this model has {model.num_hidden_layers}")
     if cfg.frozen and "cache" in architecture.inputs:
         raise UserError("features are taken of encoders and ELMo; this model is causal")
 
 
-def combined(cfg: FeatureConfig, architecture: Architecture, hidden_states_NBLD: Array) -> Array:
+def combined(cfg: FeatureConfig, architecture: Architecture, hidden_states_NBLD: Array, real_BL: Array) -> Array:
     """float32 [B, L, D], or [B, L, 4D] side by side; no gradient reaches the layers. Called by a compact module."""
     h_NBLD = jax.lax.stop_gradient(hidden_states_NBLD).astype(jnp.float32)
-    if cfg.layers in ("mix", "alphas"):
+    if cfg.layers in MIXTURES:
         layers = tuple(range(0 if architecture.reads == "words" else 1, len(h_NBLD)))
-        return LayerMix(layers, normalise=cfg.layers == "mix", name="mix")(h_NBLD)
+        mix = LayerMix(layers, normalise=cfg.layers == "mix", layer_norm=cfg.layer_norm, name="mix")
+        return mix(h_NBLD, real_BL)
     if cfg.layers == "concat4":
         return jnp.concatenate(list(h_NBLD[-CONCATENATED:]), -1)
     return h_NBLD[-1 if cfg.layers == "last" else -2]

@@ -48,10 +48,11 @@ class Wrapped(nn.Module):
         outputs = dict(self.backbone(**inputs, train=train and not frozen, collect=collect or frozen))  # type: ignore[operator]
         if not frozen:
             return outputs
-        hidden_BLD = self.dropout(combined(self.features, self.architecture, outputs["hidden_states"]), train)
+        real_BL = batch["segment_ids"] > 0
+        hidden_BLD = combined(self.features, self.architecture, outputs["hidden_states"], real_BL)
+        hidden_BLD = self.dropout(hidden_BLD, train)
         for number, cells in enumerate(self.features.lstm):
-            lstm = BiLstm(cells, name=f"bilstm_{number}")
-            hidden_BLD = self.dropout(lstm(hidden_BLD, batch["segment_ids"] > 0), train)
+            hidden_BLD = self.dropout(BiLstm(cells, name=f"bilstm_{number}")(hidden_BLD, real_BL), train)
         return {"hidden": hidden_BLD}
 
     def dense(self, name: str, x: Array, features: int, stddev: float | None = None) -> Array:

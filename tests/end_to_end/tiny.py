@@ -126,7 +126,7 @@ def features(root: Path) -> FinetuneConfig:
     if not (root / "elmo").exists():
         model = ElmoConfig(vocab_size=100, hidden_size=16, intermediate_size=32, filters=((1, 4), (2, 8)))
         LanguageModel(model, (), noisy(model, ()), None).save_hf(root / "elmo")
-    task = replace(cfg.task, features=FeatureConfig("mix", (6,)))
+    task = replace(cfg.task, features=FeatureConfig("mix", lstm=(6,)))
     return replace(cfg, directory=str(root / "features"), init_from=str(root / "elmo"), task=task)
 
 

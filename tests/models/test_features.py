@@ -101,9 +101,24 @@ def test_layers_are_combined_and_get_no_gradient(family: str) -> None:
     assert np.all(grads["mix"]["weight"] != 0)
 
 
+def test_layers_are_mixed_on_one_scale() -> None:
+    """Whatever stands in the padding; at first the mixture is their plain mean."""
+    cfg, batch = tiny("elmo", num_hidden_layers=2), batch_of("elmo")
+    backbone, real = noisy(cfg, ()), batch["segment_ids"] > 0
+    h = np.asarray(
+        forward(cfg, (), True)(backbone, tokens=batch["characters"], segment_ids=batch["segment_ids"])["hidden_states"]
+    )
+    assert not real.all()
+    wanted = np.mean([(one[real] - one[real].mean()) / one[real].std() for one in h], 0)
+    module = wrap(MODELS["elmo"], cfg, (), reader, FeatureConfig("mix", layer_norm=True))
+    mix = {"mix": {"weight": np.zeros(len(h), np.float32), "gamma": np.float32(1)}}
+    found = np.asarray(module.apply({"params": backbone | mix}, batch)["hidden"])  # type: ignore[index]
+    np.testing.assert_allclose(found[real], wanted, atol=2e-5)
+
+
 def test_what_stands_on_top_is_new() -> None:
     cfg = tiny("bert")
-    module = wrap(MODELS["bert"], cfg, (), reader, FeatureConfig("mix", (6, 5)))
+    module = wrap(MODELS["bert"], cfg, (), reader, FeatureConfig("mix", lstm=(6, 5)))
     abstract = jax.eval_shape(lambda key: init_wrapped(module, batch_of("bert"), key), jax.random.key(0))  # type: ignore[arg-type]
     assert set(abstract) - set(noisy(cfg, ())) == {"mix", "bilstm_0", "bilstm_1"}
     assert abstract["bilstm_1"]["backward"]["kernel"].shape == (12 + 5, 20)
@@ -112,8 +127,9 @@ def test_what_stands_on_top_is_new() -> None:
 @pytest.mark.parametrize(
     ("family", "features", "complaint"),
     [
-        ("bert", FeatureConfig("none", (200,)), "choose features.layers"),
+        ("bert", FeatureConfig("none", lstm=(200,)), "choose features.layers"),
         ("bert", FeatureConfig("concat4"), "takes four layers, and this model has 2"),
+        ("bert", FeatureConfig("last", layer_norm=True), "of the layers mix and alphas, not of last"),
         ("gpt2", FeatureConfig("last"), "this model is causal"),
     ],
 )
