@@ -23,6 +23,7 @@ from lmjax.models import architecture_of
 from lmjax.models.architecture import num_params
 from lmjax.run import RunConfig
 from lmjax.tasks import make_task
+from lmjax.train.environment import hardware_of
 from lmjax.train.files import write_atomically
 
 BEGIN, END = "<!-- transfer: written by python -m benchmarks.transfer -->", "<!-- end of transfer -->"
@@ -144,7 +145,7 @@ def pretraining_facts(cfg: RunConfig) -> dict[str, Any]:
 def hardware(run: Path) -> str:
     """Where a run ran."""
     found = json.loads((run / "environment.json").read_text())
-    return f"{found['processor']}, {found['threads']} threads, jax {found['jax']}"
+    return f"{hardware_of(found)}, jax {found['jax']}"
 
 
 def in_page(page: str, text: str) -> str:

@@ -20,7 +20,7 @@ from lmjax.models import MODELS, architecture_of, preset
 from lmjax.models.architecture import ModelConfig, num_params
 from lmjax.tasks import make_task
 from lmjax.tasks.task import SupervisedConfig
-from lmjax.train.environment import environment
+from lmjax.train.environment import environment, hardware_of
 from lmjax.train.files import write_atomically
 from lmjax.train.saved import describe_saved, read_part
 
@@ -100,7 +100,7 @@ def measure(path: epath.PathLike) -> list[Measured]:
     if task_cfg.features.frozen:
         setting = f"features {task_cfg.features.layers}{', from scratch' if drawn else ''}"
     named, stored = _model(model, task.heads_of(architecture_of(model))), run / "environment.json"
-    hardware = _hardware(json.loads(stored.read_text()) if stored.is_file() else environment())
+    hardware = hardware_of(json.loads(stored.read_text()) if stored.is_file() else environment())
     return [
         Measured(*named, task.supervised.name, metric, setting, _scaled(metric, values), hardware)
         for metric, values in figures.items()
@@ -182,7 +182,7 @@ def _evaluated(path: epath.Path) -> list[Measured]:
     try:
         data = json.loads(path.read_text())
         tasks, shots = data["tasks"], data["protocol"]["shots"]
-        hardware, source = _hardware(data["environment"]), data["model"]
+        hardware, source = hardware_of(data["environment"]), data["model"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is not what evaluate --out writes") from None
     model, _ = describe_saved(source)
@@ -219,13 +219,6 @@ def _median(combination: Mapping[str, Any]) -> float:
 def _scaled(metric: str, values: Sequence[float]) -> tuple[float, ...]:
     factor = 1.0 if any(name in metric for name in AS_THEY_ARE) else 100.0
     return tuple(factor * value for value in values)
-
-
-def _hardware(stored: Mapping[str, Any]) -> str:
-    if stored["device"].lower() == "cpu":
-        threads = stored["threads"]
-        return f"{threads} thread{'s' * (threads > 1)} of {stored['processor']}"
-    return f"{stored['devices']} x {stored['device']}"
 
 
 def _key(one: Measured) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ def environment() -> dict[str, Any]:
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "generator": str(jax.random.key_impl(jax.random.key(0))),
     }
+
+
+def hardware_of(stored: Mapping[str, Any]) -> str:
+    """The hardware of an `environment` in a few words."""
+    if stored["device"].lower() == "cpu":
+        threads = stored["threads"]
+        return f"{threads} thread{'s' * (threads > 1)} of {stored['processor']}"
+    return f"{stored['devices']} x {stored['device']}"
 
 
 def _version(name: str) -> str | None:

@@ -12,7 +12,7 @@ from benchmarks.transfer import corpus, recipes, results
 from lmjax.finetuning import FinetuneConfig
 from lmjax.run import RunConfig
 
-MACHINE = {"processor": "Abacus", "threads": 2, "jax": "0.0"}
+MACHINE = {"device": "cpu", "processor": "Abacus", "threads": 2, "jax": "0.0"}
 SCORES = {"pretrained": 0.75, "from scratch": 0.5}
 
 
@@ -99,7 +99,7 @@ def test_the_study_goes_on_where_it_stopped_and_its_tables_say_what_came_out(
     assert "old" not in text
     assert "| sst2 | f1 | 12.5 | 75.5 ± 0.7 | 50.5 ± 0.7 | 2 |" in text
     assert "mlm_accuracy 0.250 (unigram 0.125)" in text
-    assert "| Abacus, 2 threads, jax 0.0 |" in text
+    assert "| 2 threads of Abacus, jax 0.0 |" in text
     assert {file.name for file in folder.iterdir()} == {"results.json", "transfer.png", "masked_or_causal.png"}
 
 
