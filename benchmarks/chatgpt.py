@@ -7,6 +7,7 @@ Resumable: what is there is passed over. benchmarks/results/chatgpt/ gets result
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from lmjax.chatgpt.stages import chatgpt
 from lmjax.memory import keep_freed_memory
 from lmjax.rlhf.ppo import align
 from lmjax.train.checkpoint import steps_of
-from lmjax.train.environment import environment
 from lmjax.train.files import write_atomically
 
+STOPPED = "stopped on the way; the same command goes on"
 FOLDER = Path(__file__).parent / "results/chatgpt"
 
 
@@ -33,6 +34,8 @@ def loosened(recipe: Recipe, coefficient: float) -> dict[str, Any]:
     file = Path(recipe.path(f"{name}.json"))
     if not file.exists():
         align(replace(recipes.policy(replace(recipe, coefficient=coefficient)), directory=recipe.path(name)))
+        if steps_of(recipe.path(name))[-1:] != [recipe.iterations]:
+            sys.exit(STOPPED)
         course = {str(step): f"{name}/checkpoints/{step}" for step in steps_of(recipe.path(name))}
         measured = measure(recipe, course)
         write_atomically(file, json.dumps({step: estimates(one) for step, one in measured.items()}))
@@ -57,11 +60,15 @@ def main() -> None:
     parser.add_argument("--coefficients", type=float, nargs="*", default=[0.05, 0.01, 0])
     given = parser.parse_args()
     keep_freed_memory()
-    recipe, found = Recipe(), {"environment": environment(), "seeds": {}, "courses": {}}
+    recipe, found = Recipe(), {"seeds": {}, "courses": {}}
     for seed in range(given.seeds):
         of_seed = replace(recipe, seed=seed, directory=f"{given.directory}/seed={seed}")
         chatgpt(of_seed)
-        found["seeds"][str(seed)] = json.loads(Path(of_seed.path("results.json")).read_text())
+        results = Path(of_seed.path("results.json"))
+        if not results.exists():
+            sys.exit(STOPPED)
+        ran_on = json.loads(Path(of_seed.path("policy/environment.json")).read_text())
+        found["seeds"][str(seed)] = {**json.loads(results.read_text()), "environment": ran_on}
     first = replace(recipe, directory=f"{given.directory}/seed=0")
     found["courses"][f"{first.coefficient:g}"] = found["seeds"]["0"]["course"]
     for coefficient in given.coefficients:

@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.ppo --peer ENV/bin/python [--pairs 5] [--what sample iterate] [--sizes 6m gpt2]
 
-ENV is an environment with trl 1.12.0 (see tests/golden/make_ppo.py). Both sides: float32, all cores, 32 prompts of 32
-tokens (--rows of them) and 64 new ones, no early end; in an iteration also four networks of that size (policy,
+ENV is an environment with trl 1.12.0 (see tests/golden/make_ppo.py). Both sides: float32, all cores, `--rows` (32)
+prompts of 32 tokens and 64 new tokens each, no early end; in an iteration also four networks of that size (policy,
 reference, reward, values), four epochs of one minibatch, AdamW. Two processes take turns, so that a change of the
 machine's speed meets both; a turn is two rounds, the second timed.
 """

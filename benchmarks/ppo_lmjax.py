@@ -58,7 +58,7 @@ def main() -> None:
             rollout = program.roll_out(state.params, state.key, state.step, prompts)
             if what == "iterate":
                 experience, figures = program.score(state, reference, rollout, score(*as_text(rollout, 0)))
-                state, rollout = program.update(state, experience, {}, figures["kl"])
+                state, _ = program.update(state, experience, {}, figures["kl"])
             jax.block_until_ready((state, rollout))
             print(time.perf_counter() - start, flush=True)
 

@@ -5,6 +5,7 @@ Each, but entities' own, takes what is right and what was predicted, [n] each, a
 constant are 0.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -44,7 +45,10 @@ def spearman(right: np.ndarray, predicted: np.ndarray) -> float:
 
 def clustered_error(values: np.ndarray, groups: np.ndarray) -> float:
     """The standard error of the mean of values [n] that come in whole groups, int [n] (a prompt's pairs, a
-    conversation's tokens): sqrt(sum over groups of (sum of deviations)^2) / n (Liang and Zeger 1986)."""
+    conversation's tokens): sqrt(sum over groups of (sum of deviations)^2) / n (Liang and Zeger 1986); not a number
+    where there is but one group."""
+    if len(np.unique(groups)) < 2:
+        return math.nan
     spread = np.bincount(groups, values - values.mean(dtype=np.float64))
     return float(np.sqrt(np.sum(spread**2)) / len(values))
 

@@ -42,6 +42,7 @@ def test_a_mean_over_groups_is_as_unsure_as_it_varies() -> None:
         naive.append(values.std() / np.sqrt(len(values)))
     assert np.mean(errors) == pytest.approx(np.std(means), rel=0.04)
     assert np.mean(naive) < 0.6 * np.std(means)
+    assert math.isnan(clustered_error(np.arange(3.0), np.array([4, 4, 4])))
 
 
 def test_entities_by_hand() -> None:

@@ -21,13 +21,13 @@ import jax
 from benchmarks.transfer import corpus, recipes, results
 from benchmarks.transfer.recipes import Cell
 from lmjax import commands
+from lmjax.data.files import data_folder
 from lmjax.evals import results as registry
 from lmjax.evals.probe_tasks import PROBES
 from lmjax.memory import keep_freed_memory
 from lmjax.pretraining import pretrain
 from lmjax.run import RunConfig
 from lmjax.study import study
-from lmjax.train.checkpoint import steps_of
 
 ROOT = Path(__file__).parents[2]
 SENTENCE = "If A is caught taking B's money, he will be beaten"
@@ -48,42 +48,45 @@ def jobs(root: Path, folder: Path, seeds: int) -> Iterator[Job]:
         for runs, cells in recipes.parts(root):
             counts = results.runs_known(cells, root, folder)
             wanting = [cell for cell, count in zip(cells, counts, strict=True) if count < number]
-            if wanting:
-                yield from (partial(pretraining, root, cfg) for cfg in runs if not results.done(root, cfg))
-                yield from looks(root)
-                yield from (partial(finetuning, root, cell, number) for cell in wanting)
+            for cfg in runs:
+                begun = any(Path(cell.recipe.init_from).is_relative_to(cfg.directory) for cell in wanting)
+                if begun and not results.is_pretrained(root, cfg):
+                    yield partial(pretraining, root, cfg)
+            yield from looks(root)
+            yield from (partial(finetuning, root, cell, number) for cell in wanting)
 
 
 def pretraining(root: Path, cfg: RunConfig) -> None:
+    results.claim(root, cfg)
     pretrain(cfg)
-    if steps_of(cfg.directory)[-1:] != [cfg.stages[-1].until_step]:
+    if not results.is_pretrained(root, cfg):
         sys.exit(STOPPED)
-    results.mark_done(root, cfg)
 
 
 def finetuning(root: Path, cell: Cell, seeds: int) -> None:
+    results.claim(root, cell.recipe)
     study(replace(cell.recipe, seeds=tuple(range(seeds))))
     if results.runs_of(cell) < seeds:
         sys.exit(STOPPED)
-    results.mark_done(root, cell.recipe)
 
 
 def looks(root: Path) -> Iterator[Job]:
     """What each layer of the pretrained BERT knows, and where it looks in a sentence; nothing where it is not here."""
-    model = f"{root}/bert"
-    if not steps_of(model):
+    bert = recipes.pretrained_bert(root)
+    if not results.is_pretrained(root, bert):
         return
-    probed = root / "layers/results.json"
+    layers, attention = (f"{bert.directory}/looks/{name}" for name in ("layers", "attention"))
+    probed = Path(layers) / "results.json"
     if not probed.exists() or len(json.loads(probed.read_text())["tasks"]) < len(PROBES):
-        yield lambda: commands.probe(model, limit=2000, data=str(recipes.data_folder()), out=f"{root}/layers")
-    if not (root / "attention").exists():
-        yield lambda: commands.attention(model, text=SENTENCE, out=f"{root}/attention")
+        yield lambda: commands.probe(bert.directory, limit=2000, data=data_folder(), out=layers)
+    if not Path(attention).exists():
+        yield lambda: commands.attention(bert.directory, text=SENTENCE, out=attention)
 
 
 def record(root: Path) -> None:
     """Puts the pretrained BERT's figures among those that README's table shows beside the papers'."""
     for cell in recipes.transfer_cells(root):
-        if cell.column == "pretrained" and results.cell_facts(cell):
+        if cell.column == "pretrained" and results.is_of(root, cell.recipe) and results.runs_of(cell):
             registry.record(registry.measure(cell.recipe.directory), NAME)
     registry.write_readme(ROOT / "README.md")
 
@@ -99,7 +102,7 @@ def main() -> None:
         return
     keep_freed_memory()
     jax.config.update("jax_compilation_cache_dir", str(given.directory.absolute() / "compiled"))
-    corpus.write_english(recipes.data_folder(), given.directory / "text")
+    corpus.write_english(Path(data_folder()), given.directory / "text")
     folder = ROOT / "benchmarks/results/transfer"
     write = partial(results.write, given.directory, folder, ROOT / "docs/evaluation.md")
     run(given.directory, folder, given.seeds, write)

@@ -3,7 +3,6 @@
 A `Cell` is one figure of a table: a row, a column and the recipe whose runs, one a seed, it is the mean of.
 """
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from benchmarks.transfer import corpus
 from configs.finetune import cola, conll2003, mrpc, msra_ner, squad2, sst2, stsb
 from configs.tiny import bert, elmo, ernie, gpt1
 from lmjax.data.chinese import Boundaries
+from lmjax.data.files import data_folder
 from lmjax.data.masking import MaskingConfig, Unit
 from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
@@ -54,12 +54,8 @@ class Cell:
     recipe: FinetuneConfig
 
 
-def data_folder() -> Path:
-    return Path(os.environ.get("LMJAX_DATA", "../shared/data"))
-
-
 def english(root: Path) -> WeightedData:
-    text = corpus.source(data_folder(), root / "text")
+    text = corpus.source(Path(data_folder()), root / "text")
     words = TokenizerConfig("wordpiece", WORDS, lowercase=False)
     return WeightedData(DataConfig(f"{root}/stores/english", text, words, sentences="split"))
 
@@ -124,7 +120,7 @@ def pretrained_elmo(root: Path) -> RunConfig:
 
 def pretrained_ernie(root: Path, units: str, steps: int = 2500) -> RunConfig:
     """Characters, then phrases, then entities are masked ("entity"), or characters all the time ("character")."""
-    data, cfg = data_folder(), ernie.config()
+    data, cfg = Path(data_folder()), ernie.config()
     lexicon = data / "zh_lexicon"
     names = tuple(f"{lexicon}/THUOCL_{name}.txt" for name in ("diming", "lishimingren"))
     text = replace(

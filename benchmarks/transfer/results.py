@@ -6,9 +6,12 @@ and is not run again on another machine.
 
 import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -17,17 +20,21 @@ from matplotlib.figure import Figure
 
 from benchmarks.transfer import recipes
 from benchmarks.transfer.recipes import Cell
-from lmjax.config import stored
+from lmjax.data.files import data_folder
+from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig
 from lmjax.models import architecture_of
 from lmjax.models.architecture import num_params
 from lmjax.run import RunConfig
 from lmjax.tasks import make_task
+from lmjax.train.checkpoint import steps_of
 from lmjax.train.environment import hardware_of
 from lmjax.train.files import write_atomically
 
 BEGIN, END = "<!-- transfer: written by python -m benchmarks.transfer -->", "<!-- end of transfer -->"
-MARK = "recipe.txt"  # in a directory: the digest of the recipe that was run there
+MARK = "recipe.txt"  # in a directory: the digest of the recipe that is run there
+Recipe = RunConfig | FinetuneConfig
+LOOKS = "looks/*"  # of the pretrained BERT, in its directory
 COLOURS = ("tab:blue", "tab:orange", "tab:green")
 TITLES = {
     "transfer": "the same network, pretrained and not",
@@ -46,9 +53,9 @@ def write(root: Path, folder: Path, page: Path) -> None:
         gains(found["cells"]).savefig(folder / "transfer.png", dpi=120)
     if {"masked", "causal"} <= found["pretraining"].keys():
         masked_or_causal(found["cells"], found["pretraining"]).savefig(folder / "masked_or_causal.png", dpi=120)
-    for name in ("layers/layers.png", "attention/encoder.png", "attention/attention.html"):
-        if (root / name).exists():
-            shutil.copyfile(root / name, folder / Path(name).name)
+    for file in (root / "bert").glob(f"{LOOKS}/*"):
+        if file.name in ("layers.png", "encoder.png", "attention.html"):
+            shutil.copyfile(file, folder / file.name)
 
 
 def known(root: Path, folder: Path) -> dict[str, Any]:
@@ -58,13 +65,15 @@ def known(root: Path, folder: Path) -> dict[str, Any]:
     past = json.loads(file.read_text()) if file.exists() else {"pretraining": {}, "cells": []}
     there = {one["recipe"]: one for one in (*past["pretraining"].values(), *past["cells"])}
 
-    def further(facts: dict[str, Any], recipe: RunConfig | FinetuneConfig) -> dict[str, Any]:
-        here, name = facts if done(root, recipe) else {}, digest(root, recipe)
-        found = max(here, there.get(name, {}), key=_extent)
+    def further(facts: Callable[[], dict[str, Any]], recipe: Recipe) -> dict[str, Any]:
+        here, name = facts() if is_of(root, recipe) else {}, digest(root, recipe)
+        found = max(there.get(name, {}), here, key=_extent)
         return {**found, "recipe": name} if found else {}
 
-    runs = {Path(cfg.directory).name: further(pretraining_facts(cfg), cfg) for cfg in recipes.pretrainings(root)}
-    cells = [further(cell_facts(cell), cell.recipe) for cell in recipes.cells(root)]
+    runs = {
+        Path(cfg.directory).name: further(partial(pretraining_facts, cfg), cfg) for cfg in recipes.pretrainings(root)
+    }
+    cells = [further(partial(cell_facts, cell), cell.recipe) for cell in recipes.cells(root)]
     return {"pretraining": {name: one for name, one in runs.items() if one}, "cells": [*filter(None, cells)]}
 
 
@@ -74,26 +83,51 @@ def runs_known(cells: Sequence[Cell], root: Path, folder: Path) -> list[int]:
     return [extents.get(digest(root, cell.recipe), 0) for cell in cells]
 
 
-def digest(root: Path, recipe: RunConfig | FinetuneConfig) -> str:
+def digest(root: Path, recipe: Recipe) -> str:
     """Tells recipes apart, wherever they and the data lie; a fine-tuning run's has in it what it begins with."""
-    whole: list[RunConfig | FinetuneConfig] = [recipe]
+    whole = [recipe]
     if isinstance(recipe, FinetuneConfig):
-        start = Path(recipe.init_from)
-        whole += [cfg for cfg in recipes.pretrainings(root) if start.is_relative_to(cfg.directory)]
-    text = (
-        json.dumps([stored(cfg) for cfg in whole]).replace(f'"{root}/', '"').replace(f'"{recipes.data_folder()}/', '"')
-    )
+        whole += [cfg for cfg in recipes.pretrainings(root) if Path(recipe.init_from).is_relative_to(cfg.directory)]
+    folders = tuple(os.path.join(folder, "") for folder in (root, data_folder(), Path(data_folder())))
+    text = json.dumps([_meaning(cfg, folders) for cfg in whole])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def mark_done(root: Path, recipe: RunConfig | FinetuneConfig) -> None:
-    write_atomically(Path(recipe.directory) / MARK, digest(root, recipe))
+def _meaning(value: Any, folders: tuple[str, ...]) -> Any:
+    """As JSON: what is neither operational nor as its config has it by itself, so that a new field with a default
+    changes nothing; paths without the folders that they lie in."""
+    if is_dataclass(value):
+        meant = {f.name: getattr(value, f.name) for f in fields(value) if not f.metadata.get("operational")}
+        given = {f.name: meant[f.name] for f in fields(value) if f.name in meant and meant[f.name] != _default(f)}
+        return {"type": type(value).__name__, **{name: _meaning(one, folders) for name, one in given.items()}}
+    if isinstance(value, tuple):
+        return [_meaning(one, folders) for one in value]
+    if isinstance(value, str):
+        return next((value.removeprefix(folder) for folder in folders if value.startswith(folder)), value)
+    return value
 
 
-def done(root: Path, recipe: RunConfig | FinetuneConfig) -> bool:
-    """Whether what lies in its directory is of this recipe, and not of one before."""
+def _default(field: Field) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def claim(root: Path, recipe: Recipe) -> None:
+    """Takes its directory for this recipe. Raises UserError where that holds runs of another one."""
+    mark = Path(recipe.directory) / MARK
+    if mark.parent.exists() and not is_of(root, recipe):
+        raise UserError(f"{mark.parent} holds what another recipe gave; remove it, or choose another --directory")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(mark, digest(root, recipe))
+
+
+def is_of(root: Path, recipe: Recipe) -> bool:
+    """Whether its directory was claimed for it."""
     mark = Path(recipe.directory) / MARK
     return mark.exists() and mark.read_text() == digest(root, recipe)
+
+
+def is_pretrained(root: Path, cfg: RunConfig) -> bool:
+    return is_of(root, cfg) and steps_of(cfg.directory)[-1:] == [cfg.stages[-1].until_step]
 
 
 def runs_of(cell: Cell) -> int:
@@ -143,7 +177,7 @@ def pretraining_facts(cfg: RunConfig) -> dict[str, Any]:
 
 
 def hardware(run: Path) -> str:
-    """Where a run ran."""
+    """Where a run was last started."""
     found = json.loads((run / "environment.json").read_text())
     return f"{hardware_of(found)}, jax {found['jax']}"
 
@@ -170,8 +204,10 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
         counts = sorted({len(_values(one)) for one in here.values()})
         shown = [_spread(_values(here[column])) if column in here else "" for column in columns]
         naive = "" if first["baseline"] is None else f"{100 * first['baseline']:.1f}"
-        lines.append([row, first["metric"], naive, *shown, " to ".join(map(str, counts[:1] + counts[1:][-1:]))])
-    return _markdown(["task", "%", "no model", *columns, "seeds"], lines)
+        seeds = " to ".join(map(str, counts[:1] + counts[1:][-1:]))
+        places = _in_order(one["hardware"] for one in here.values())
+        lines.append([row, first["metric"], naive, *shown, seeds, "; ".join(places)])
+    return _markdown(["task", "%", "no model", *columns, "seeds", "on"], lines)
 
 
 def pretraining_table(pretraining: Mapping[str, Mapping[str, Any]]) -> str:

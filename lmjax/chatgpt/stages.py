@@ -15,7 +15,7 @@ from lmjax.chatgpt import recipe as recipes
 from lmjax.chatgpt import world
 from lmjax.chatgpt.measure import Said, estimate, estimates, measure
 from lmjax.chatgpt.recipe import ANSWER, CANDIDATES, Recipe
-from lmjax.chatgpt.results import draw, show_samples, table
+from lmjax.chatgpt.results import NAMES, draw, show_samples, table
 from lmjax.collect.sample import sample_to
 from lmjax.config import stored
 from lmjax.data.preferences import Ranking, as_row, read_prompts, read_rankings
@@ -132,12 +132,13 @@ def write_results(recipe: Recipe, root: epath.Path) -> None:
     measured["PPO"] = measured[str(recipe.iterations)]
     heldout = [rewards_of(one) for one in read_rankings(root / "world/choices_heldout.jsonl")]
     judged = json.loads((root / "judge/result.json").read_text())["figures"]
+    stages = {name: measured[name] for name in NAMES}
     found = {
-        "stages": {name: estimates(measured[name]) for name in ("pretrained", "tuned", "PPO")},
+        "stages": {name: estimates(said) for name, said in stages.items()},
         "gain": estimate(measured["PPO"].figures["true_reward"] - measured["tuned"].figures["true_reward"]),
         "judge": {**{k: judged[k] for k in ("accuracy", "accuracy_error")}, "ceiling": world.best_accuracy(heldout)},
         "course": {name: estimates(measured[name]) for name in course},
-        "samples": samples(recipe, {name: measured[name] for name in ("pretrained", "tuned", "PPO")}),
+        "samples": samples(recipe, stages),
     }
     show_samples(root / "policy", found["samples"])
     draw(found).savefig(root / "results.png", dpi=130)

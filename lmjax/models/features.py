@@ -28,7 +28,8 @@ class FeatureConfig:
     `layers`: "last", "second_last", "concat4" (the last four side by side), "mix" (their sum, weighted by a softmax,
     times gamma) or "alphas" (their plain weighted sum), both learned. The mixtures are of all layers; of ELMo's the
     words' own vectors are one, a Transformer's embeddings are not. `layer_norm`: the mixed layers are first brought to
-    one scale, see `LayerMix`. `lstm`: cells in a direction of each biLSTM on top.
+    one scale, by their mean and variance over the real words of a batch, see `LayerMix`. `lstm`: cells in a direction
+    of each biLSTM on top.
     """
 
     layers: Literal["none", "last", "second_last", "mix", "alphas", "concat4"] = "none"

@@ -49,7 +49,8 @@ class Wrapped(nn.Module):
         if not frozen:
             return outputs
         real_BL = batch["segment_ids"] > 0
-        hidden_BLD = combined(self.features, self.architecture, outputs["hidden_states"], real_BL)
+        counted_BL = real_BL & (batch["example_weights"] > 0)[:, None] if "example_weights" in batch else real_BL
+        hidden_BLD = combined(self.features, self.architecture, outputs["hidden_states"], counted_BL)
         hidden_BLD = self.dropout(hidden_BLD, train)
         for number, cells in enumerate(self.features.lstm):
             hidden_BLD = self.dropout(BiLstm(cells, name=f"bilstm_{number}")(hidden_BLD, real_BL), train)

@@ -113,11 +113,11 @@ def score(split: Encoded, predictions: Predictions) -> dict[str, float]:
     learned = split.features["loss_weights"] > 0
     losses, right = -predictions["log_probability"][learned], predictions["is_largest"][learned]
     segments = split.features["segment_ids"].astype(np.int64)
-    of_row = segments + (segments.max() + 1) * np.arange(len(segments))[:, None]
+    conversations = segments + (segments.max() + 1) * np.arange(len(segments))[:, None]
     loss = float(losses.mean(dtype=np.float64))
     return {
         "response_loss": loss,
-        "response_loss_error": clustered_error(losses, of_row[learned]),
+        "response_loss_error": clustered_error(losses, conversations[learned]),
         "response_accuracy": float(right.mean(dtype=np.float64)),
         "response_perplexity": float(np.exp(loss)),
     }

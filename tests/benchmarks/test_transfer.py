@@ -3,12 +3,14 @@
 import contextlib
 import json
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from benchmarks.transfer import __main__ as transfer
 from benchmarks.transfer import corpus, recipes, results
+from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig
 from lmjax.run import RunConfig
 
@@ -17,16 +19,21 @@ SCORES = {"pretrained": 0.75, "from scratch": 0.5}
 
 
 class Trained:
-    """Stands for training: writes what a run leaves behind, and notes which runs it was asked for."""
+    """Stands for training: writes what a run leaves behind, and notes which runs it was asked for.
 
-    def __init__(self, stop_after: int):
+    `stop_after`: the run that is killed. `end_before`: the run that ends before its last step, as a signal makes it.
+    """
+
+    def __init__(self, stop_after: int = 0, end_before: int = 0):
         self.asked: list[str] = []
-        self._stop_after = stop_after
+        self._stop_after, self._end_before = stop_after, end_before
 
     def pretrain(self, cfg: RunConfig) -> None:
         self._note(cfg.directory)
         steps, directory = cfg.stages[-1].until_step, Path(cfg.directory)
-        (directory / "checkpoints" / str(steps)).mkdir(parents=True)
+        if len(self.asked) == self._end_before:
+            steps //= 2
+        (directory / "checkpoints" / str(steps)).mkdir(parents=True, exist_ok=True)
         lines = [
             {"step": steps // 2, "split": "train", "time": {"seconds_per_step": 0.5}},
             {"step": steps, "split": "train", "time": {"seconds_per_step": 0.1}},
@@ -39,6 +46,8 @@ class Trained:
     def finetune(self, cfg: FinetuneConfig) -> dict[str, float]:
         self._note(cfg.directory)
         directory = Path(cfg.directory)
+        if len(self.asked) == self._end_before:
+            return {}
         directory.mkdir(parents=True)
         score = SCORES.get(directory.parent.name.replace("_", " "), 0.25) + cfg.seed / 100
         figures = {"f1": score, "precision": 1.0}
@@ -110,7 +119,7 @@ def test_what_is_known_is_not_run_again_on_another_machine(
     monkeypatch.setenv("LMJAX_DATA", "here")
     trained_in(monkeypatch, tmp_path / "first", page, 1)
     before = (tmp_path / "results/results.json").read_text()
-    monkeypatch.setenv("LMJAX_DATA", "there")
+    monkeypatch.setenv("LMJAX_DATA", "./there")
     assert trained_in(monkeypatch, tmp_path / "second", page, 1) == []
     assert (tmp_path / "results/results.json").read_text() == before
     monkeypatch.setitem(recipes.LENGTHS, "msra_ner", 96)
@@ -123,11 +132,46 @@ def test_what_is_known_is_not_run_again_on_another_machine(
     assert len(json.loads((tmp_path / "results/results.json").read_text())["cells"]) == len(recipes.cells(tmp_path))
 
 
+@pytest.mark.parametrize("number", [1, 2])  # the pretraining, the first fine-tuning
+def test_a_run_that_ends_early_ends_the_study_and_is_no_result(
+    tmp_path: Path, page: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    root, trained = tmp_path / "runs", Trained(end_before=number)
+    monkeypatch.setattr("benchmarks.transfer.__main__.pretrain", trained.pretrain)
+    monkeypatch.setattr("lmjax.study.finetune", trained.finetune)
+    with pytest.raises(SystemExit, match="the same command goes on"):
+        transfer.run(root, tmp_path / "results", 1, lambda: None)
+    first = recipes.transfer_cells(root)[0].recipe.directory
+    assert trained.asked == [f"{root}/bert", f"{first}/seed=0"][:number]
+    assert results.known(root, tmp_path / "results")["cells"] == []
+    assert trained_in(monkeypatch, root, page, 1)[0] == trained.asked[-1]
+
+
+@pytest.mark.parametrize("changed", ["pretrained_bert", "transfer_cells"])
+def test_what_another_recipe_left_is_no_result(
+    tmp_path: Path, page: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """Neither of it nor, where the pretraining is another, of the same fine-tuning behind it."""
+    root = tmp_path / "runs"
+    trained_in(monkeypatch, root, page, 1)
+    if changed == "pretrained_bert":
+        now = partial(recipes.pretrained_bert, steps=4000)
+        monkeypatch.setattr(recipes, "pretrained_bert", now)
+    else:
+        monkeypatch.setattr(recipes, "LIMIT", 100)
+    (tmp_path / "results/results.json").unlink()
+    found = results.known(root, tmp_path / "results")
+    assert ("bert" in found["pretraining"]) == (changed == "transfer_cells")
+    assert all(one["part"] != "transfer" or one["row"] == "squad2" for one in found["cells"])
+    with pytest.raises(UserError, match="holds what another recipe gave; remove it"):
+        transfer.run(root, tmp_path / "results", 1, lambda: None)
+
+
 def test_minutes_and_work_of_pretraining(tmp_path: Path) -> None:
     """Half of the steps took 0.5 s and half 0.1 s; a step works on 16 rows, forwards and, twice as much, backwards."""
     cfg = recipes.pretrained_bert(tmp_path)
     assert results.pretraining_facts(cfg) == {}
-    Trained(0).pretrain(cfg)
+    Trained().pretrain(cfg)
     facts = results.pretraining_facts(cfg)
     assert facts["training_minutes"] == pytest.approx(cfg.stages[-1].until_step / 2 * 0.6 / 60)
     weights = 4 * 12 * 128 * 128 * 128 + 38 * (128 * 128 + 128 * 8192)
@@ -139,7 +183,7 @@ def test_equal_compute_is_equal(tmp_path: Path) -> None:
     """The masked model's checkpoints lie where the causal one has worked as much (within 2%)."""
     work = []
     for cfg in (recipes.masked(tmp_path), recipes.causal(tmp_path)):
-        Trained(0).pretrain(cfg)
+        Trained().pretrain(cfg)
         work.append(results.pretraining_facts(cfg)["flops_per_step"])
     masked, causal = recipes.MASKED, recipes.CAUSAL
     assert set(causal) <= set(masked)

@@ -102,7 +102,7 @@ def test_layers_are_combined_and_get_no_gradient(family: str) -> None:
 
 
 def test_layers_are_mixed_on_one_scale() -> None:
-    """Whatever stands in the padding; at first the mixture is their plain mean."""
+    """Whatever stands in the padding, or in a row that only fills the batch; at first the mixture is their mean."""
     cfg, batch = tiny("elmo", num_hidden_layers=2), batch_of("elmo")
     backbone, real = noisy(cfg, ()), batch["segment_ids"] > 0
     h = np.asarray(
@@ -114,6 +114,10 @@ def test_layers_are_mixed_on_one_scale() -> None:
     mix = {"mix": {"weight": np.zeros(len(h), np.float32), "gamma": np.float32(1)}}
     found = np.asarray(module.apply({"params": backbone | mix}, batch)["hidden"])  # type: ignore[index]
     np.testing.assert_allclose(found[real], wanted, atol=2e-5)
+    alone = jax.tree.map(lambda x: x[:1], batch)
+    filled = {**batch, "example_weights": np.array([1.0, 0.0], np.float32)}
+    first, row = (np.asarray(module.apply({"params": backbone | mix}, b)["hidden"])[0] for b in (filled, alone))  # type: ignore[index]
+    np.testing.assert_allclose(first, row, atol=2e-5)
 
 
 def test_what_stands_on_top_is_new() -> None:
