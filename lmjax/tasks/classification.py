@@ -132,7 +132,8 @@ def read_texts(model: Wrapped, batch: Batch, train: bool) -> tuple[Array, Output
     B, *_, L = batch["tokens"].shape
     names = (*TEXT, "characters") if "characters" in batch else TEXT
     flat = {name: batch[name].reshape(-1, L, *batch[name].shape[batch["tokens"].ndim :]) for name in names}
-    outputs = model.run(flat, train)
+    texts = len(flat["tokens"]) // B
+    outputs = model.run({**flat, "example_weights": jnp.repeat(batch["example_weights"], texts)}, train)
     vectors = model.vector(outputs, flat)
     vectors = vectors.reshape(B, -1, vectors.shape[-1])
     if "logits" not in outputs:

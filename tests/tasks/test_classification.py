@@ -1,5 +1,9 @@
 """Rows, outputs, scores and prediction files of the tasks on labelled texts."""
 
+from functools import partial
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,10 +11,12 @@ import pytest
 from lmjax.data.examples import Encoded
 from lmjax.data.labelled import Example
 from lmjax.errors import UserError
+from lmjax.models.features import FeatureConfig
 from lmjax.tasks import make_task
+from lmjax.tasks.choice import ChoiceConfig
 from lmjax.tasks.classification import ClassificationConfig, encode
 from tests.models.tiny import VOCAB
-from tests.tasks.tiny_task import batch_of, model_of
+from tests.tasks.tiny_task import batch_of, model_of, module_of
 from tests.tiny_runs import tiny_tokenizer
 
 TEXTS = [Example(("The dog barked.", "The postman ran away."), 1.0), Example(("A bank", "A clerk"), 0.0)]
@@ -56,6 +62,39 @@ def test_decoders_read_the_last_real_token_of_both_orders(family: str) -> None:
     assert moved_by((0, 0, 9)) == 0
     turned = batch | {"tokens": batch["tokens"][:, ::-1]}  # a sum does not know which came first
     np.testing.assert_allclose(model(turned)["class_logits"], outputs["class_logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("cfg", [ClassificationConfig(data="mrpc"), ChoiceConfig(data="swag")])
+def test_texts_that_only_fill_a_batch_do_not_count_in_the_scale_of_frozen_layers(cfg: Any) -> None:
+    task = make_task(cfg)
+    model, _ = model_of("bert", task, FeatureConfig("mix", layer_norm=True))
+    batch = batch_of(task, rows=2)
+    alone = {name: rows[:1] for name, rows in batch.items()}
+    filled = {**batch, "example_weights": np.array([1.0, 0.0], np.float32)}
+    first = model(alone)["class_logits"][0]
+    np.testing.assert_allclose(model(filled)["class_logits"][0], first, atol=1e-5)
+    assert jnp.abs(model(batch)["class_logits"][0] - first).max() > 1e-4  # a real row counts
+
+
+@pytest.mark.parametrize("coefficient", [0.5, 0.25])
+def test_the_language_model_learns_beside_the_task(coefficient: float) -> None:
+    """Radford et al. 2018, equation 5: the gradient is the task's and so much of the language model's."""
+    task = make_task(ClassificationConfig(data="rte", frame="ordered", language_model=coefficient))
+    batch = batch_of(task)
+    batch |= {"targets": batch["tokens"][:, ::-1], "labels": np.array([0, 1, 0], np.int32)}
+    batch = task.objective.prepare(batch)
+    module, params = module_of("openai-gpt", task)
+
+    def terms(params: Any) -> dict[str, Any]:
+        return task.objective.terms(module.apply({"params": params}, batch), batch)
+
+    def of(name: str) -> Any:
+        return jax.grad(lambda params: terms(params)[name].total)(params)
+
+    found = jax.grad(lambda params: task.objective.loss(terms(params)))(params)
+    wanted = jax.tree.map(lambda a, b: a + coefficient * b, of("cross_entropy"), of("clm"))
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-4), found, wanted)
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(of("clm"))) > 1e-2
 
 
 def test_rows_of_a_language_model_predict_their_next_tokens() -> None:

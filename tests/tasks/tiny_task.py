@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from lmjax.models import MODELS
-from lmjax.models.wrapped import init_wrapped, wrap
+from lmjax.models.features import FeatureConfig
+from lmjax.models.wrapped import TRAINED, init_wrapped, wrap
 from tests.models.tiny import VOCAB, tiny
 
 
@@ -20,11 +21,16 @@ def batch_of(task: Any, rows: int = 3, length: int = 12) -> dict[str, np.ndarray
     return batch
 
 
-def model_of(family: str, task: Any) -> tuple[Callable[[Any], Any], dict[str, Any]]:
-    """A random model as a function of the batch, and its parameters."""
+def module_of(family: str, task: Any, features: FeatureConfig = TRAINED) -> tuple[Any, dict[str, Any]]:
+    """A random model and its parameters."""
     architecture, cfg = MODELS[family], tiny(family)
-    module = wrap(architecture, cfg, task.heads_of(architecture), task.supervised.read)
+    module = wrap(architecture, cfg, task.heads_of(architecture), task.supervised.read, features)
     abstract = jax.eval_shape(lambda key: init_wrapped(module, task.features(1, 12, None), key), jax.random.key(0))
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), abstract)
+    return module, jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), abstract)
+
+
+def model_of(family: str, task: Any, features: FeatureConfig = TRAINED) -> tuple[Callable[[Any], Any], dict[str, Any]]:
+    """The same as a function of the batch."""
+    module, params = module_of(family, task, features)
     return jax.jit(lambda batch: module.apply({"params": params}, batch)), params
