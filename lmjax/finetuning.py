@@ -40,7 +40,7 @@ from lmjax.train.log import LogConfig
 from lmjax.train.loop import is_over, train
 from lmjax.train.optim import OptimConfig
 from lmjax.train.reference import with_reference
-from lmjax.train.saved import describe_saved
+from lmjax.train.saved import describe_saved, digest_of_saved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +147,7 @@ def resolve(cfg: FinetuneConfig) -> RunConfig:
         stages=(Stage(steps, cfg.batch_size, cfg.length, cfg.micro_batches),),
         optim=dataclasses.replace(cfg.optim, warmup=round(cfg.warmup * steps), unit="steps"),
         init_from=cfg.init_from if cfg.weights == "pretrained" else "",
+        init_digest=digest_of_saved(cfg.init_from) if cfg.weights == "pretrained" else "",
         seed=cfg.seed,
         evaluation=EvalConfig(every=every, rows=0, patience=cfg.patience),
         checkpoint=cfg.checkpoint,

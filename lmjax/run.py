@@ -29,6 +29,7 @@ class RunConfig:
       seed: of parameters, dropout, shuffling and masking.
       prng: JAX's generator; "rbg" is cheaper, but nothing promises that its dropout is the same on every mesh.
       init_from: the run or Hugging Face directory whose weights the parameters begin with; what it lacks is drawn.
+      init_digest: of that model, set where a recipe becomes a run, so that no other one takes its place.
       stop_at: stop, with a checkpoint, at this step (0 = at the end).
     """
 
@@ -39,6 +40,7 @@ class RunConfig:
     stages: tuple[Stage, ...]
     optim: OptimConfig = field(default_factory=OptimConfig)
     init_from: str = ""
+    init_digest: str = ""
     seed: int = 0
     prng: Literal["threefry2x32", "rbg"] = "threefry2x32"
     evaluation: EvalConfig = field(default_factory=EvalConfig)

@@ -6,13 +6,16 @@ A grid's entry is a field and its values, `optim.peak_lr=2e-5,3e-5`; all combina
 import itertools
 import json
 import statistics
+from functools import partial
 from typing import Any
 
+import jax
 from etils import epath
 
 from lmjax.config import override
 from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig, finetune, resolve
+from lmjax.parallel import on_first_process
 from lmjax.train.checkpoint import check_same_meaning
 from lmjax.train.files import write_atomically
 
@@ -34,16 +37,18 @@ def study(cfg: FinetuneConfig) -> None:
         for seed in cfg.seeds or (cfg.seed,):
             run = one_run(cfg, settings, seed)
             path = epath.Path(run.directory)
-            if (path / "result.json").exists():
+            result = on_first_process(partial(_result, path))
+            if result:
                 check_same_meaning(path, resolve(run))
             else:
-                print(f"\n{path}", flush=True)
+                _say(f"\n{path}")
                 if not finetune(run):
                     return  # stopped on the way; the same command goes on
-            runs[path.name] = json.loads((path / "result.json").read_text())
+                result = on_first_process(partial(_result, path))
+            runs[path.name] = json.loads(result)
         found[" ".join(settings) or "as configured"] = {"runs": list(runs), **summary([*runs.values()])}
-        write_atomically(directory / "study.json", json.dumps(found, indent=1))
-    print(table(found))
+        on_first_process(partial(write_atomically, directory / "study.json", json.dumps(found, indent=1)))
+    _say(table(found))
 
 
 def one_run(cfg: FinetuneConfig, settings: tuple[str, ...], seed: int) -> FinetuneConfig:
@@ -79,6 +84,16 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         shown = (f"{values[c]:7.4f}" if values[c] is not None else f"{'-':>7}" for c in columns)
         lines.append(f"{settings:<{width}}  {'  '.join(shown)}  {len(values['values'])}")
     return "\n".join(lines)
+
+
+def _result(run: epath.Path) -> str:
+    file = run / "result.json"
+    return file.read_text() if file.exists() else ""
+
+
+def _say(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line, flush=True)
 
 
 def _combinations(grid: tuple[str, ...]) -> list[tuple[str, ...]]:

@@ -16,6 +16,7 @@ from lmjax.finetuning import FinetuneConfig, finetune, resolve
 from lmjax.interop import LanguageModel
 from lmjax.study import one_run, study, summary, table
 from lmjax.train.assemble import assemble, open_data
+from lmjax.train.checkpoint import steps_of
 from lmjax.train.loop import is_over
 from lmjax.types import TrainState
 from tests.end_to_end import tiny
@@ -98,6 +99,46 @@ def test_a_study_goes_on_where_it_stopped(
     shutil.copytree(recipe.init_from, tmp_path / "other")
     with pytest.raises(UserError, match=r"seed=0 holds a run of another config: init_from .*; choose another"):
         study(replace(cfg, init_from=str(tmp_path / "other")))
+
+
+def test_a_study_is_of_one_model_and_of_the_same_rows(recipe: FinetuneConfig, tmp_path: Path) -> None:
+    """Also where the model was trained further, or a file edited, under the same name."""
+    shutil.copytree(recipe.init_from, tmp_path / "model")
+    for file in ("train.tsv", "dev.tsv", "test.tsv"):
+        shutil.copy(Path(recipe.task.folder) / file, tmp_path)  # type: ignore[attr-defined]
+    task = replace(recipe.task, folder=str(tmp_path))  # type: ignore[call-arg]
+    cfg = replace(recipe, directory=str(tmp_path / "study"), seeds=(0,), init_from=str(tmp_path / "model"), task=task)
+    run = tmp_path / "study/seed=0"
+    run.mkdir(parents=True)
+    result = {"headline": "accuracy", "larger_is_better": True, "figures": {"accuracy": 0.5}}
+    (run / "result.json").write_text(json.dumps(result))
+    (run / "config.json").write_text(json.dumps(stored(resolve(one_run(cfg, (), 0)))))
+    study(cfg)
+    train, model = tmp_path / "train.tsv", tmp_path / "model/model.safetensors"
+    rows, weights = train.read_text(), model.read_bytes()
+    train.write_text(rows.replace("not_entailment", "entailment"))
+    with pytest.raises(UserError, match=r"another config: data\.0\.data\.tokenizer\.path .*rte-32-"):
+        study(cfg)
+    train.write_text(rows)
+    model.write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"another config: init_digest"):
+        study(cfg)
+
+
+def test_patience_ends_a_run_and_a_resumed_one_at_the_same_step(
+    recipe: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rate of 0 never gets better: the first evaluation, after 4 of 12 steps, stays the best."""
+    on_one_device(monkeypatch)
+    still = replace(recipe.optim, peak_lr=0.0)
+    cfg = replace(recipe, directory=str(tmp_path / "run"), patience=1, optim=still, dropout=0.0)
+    assert finetune(replace(cfg, stop_at=5)) == {}
+    assert finetune(cfg)
+    assert "ended at step 8 of 12: 1 evaluations without a better figure" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run/result.json").read_text())["step"] == 4
+    assert steps_of(tmp_path / "run")[-1] == 8
+    finetune(cfg)
+    assert steps_of(tmp_path / "run")[-1] == 8
 
 
 def test_patience_ends_a_run_by_its_state_alone(recipe: FinetuneConfig) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from lmjax.chips import peak_flops
@@ -122,7 +123,8 @@ def _evaluate(program: Program, data: Data, state: TrainState, step: int, log: L
     else:
         figures = evaluate(program.eval_step, state.params, data.heldout(), program.mesh, program.heldout_carry())
     log.heldout(step, figures)
-    loss = float(figures[task.headline]) * (-1 if task.larger_is_better else 1)  # the lowest is best
+    # The lowest is best; in the type in which the state keeps it, or an equal figure would pass for a lower one.
+    loss = np.float32(figures[task.headline]) * (-1 if task.larger_is_better else 1)
     if not loss < float(state.extra["best"]["loss"]):
         return state, False
     best = {"step": jnp.asarray(step, jnp.int32), "loss": jnp.asarray(loss, jnp.float32)}
