@@ -129,7 +129,12 @@ def _picture(view: View) -> Figure:
             ax.set_xticks(range(S) if bottom else [], keys if bottom else [], fontsize=letters, rotation=90)
             ax.set_title(f"head {head + 1}" if layer == 0 else "", fontsize=8)
             ax.set_ylabel(f"layer {layer + 1}" if head == 0 else "", fontsize=8)
-        figure.suptitle(f"{view.name}: rows look at columns, the darker the more", fontsize=9)
+        missing = (
+            ""
+            if keys == _written(view.keys)
+            else "\ntokens by their numbers: no font on this machine has their letters"
+        )
+        figure.suptitle(f"{view.name}: rows look at columns, the darker the more{missing}", fontsize=9)
         figure.draw_without_rendering()
     return figure
 
@@ -140,8 +145,10 @@ def _lettering(view: View) -> tuple[str, list[str], list[str]]:
     letters = set(map(ord, "".join(view.queries + view.keys)))
     for name in FONTS:
         if name in files and letters <= FT2Font(files[name]).get_charmap().keys():
-            # Two dollars would enclose a formula.
-            queries, keys = ([token.replace("$", r"\$") for token in side] for side in (view.queries, view.keys))
-            return name, queries, keys
+            return name, _written(view.queries), _written(view.keys)
     queries, keys = ([str(i + 1) for i in range(len(side))] for side in (view.queries, view.keys))
     return FONTS[0], queries, keys
+
+
+def _written(tokens: Sequence[str]) -> list[str]:
+    return [token.replace("$", r"\$") for token in tokens]  # two dollars would enclose a formula

@@ -19,7 +19,7 @@ from lmjax.errors import UserError
 from lmjax.models import MODELS, architecture_of, preset
 from lmjax.models.architecture import ModelConfig, num_params
 from lmjax.tasks import make_task
-from lmjax.tasks.task import SupervisedConfig
+from lmjax.tasks.task import FilesConfig
 from lmjax.train.environment import environment, hardware_of
 from lmjax.train.files import write_atomically
 from lmjax.train.saved import describe_saved, read_part
@@ -60,6 +60,7 @@ class Measured:
     setting: str
     values: tuple[float, ...]
     hardware: str
+    rows: int = 0
 
 
 def published() -> list[Published]:
@@ -92,7 +93,7 @@ def measure(path: epath.PathLike) -> list[Measured]:
         figures, run = {name: [value] for name, value in json.loads(result.read_text())["figures"].items()}, path
     else:
         raise UserError(f"{path} holds no result.json or study.json; compare takes a finished run, study or evaluation")
-    model, task_cfg = read_part(run, ModelConfig, "model"), read_part(run, SupervisedConfig, "task")
+    model, task_cfg = read_part(run, ModelConfig, "model"), read_part(run, FilesConfig, "task")
     task = make_task(task_cfg)
     assert task.supervised
     drawn = not read_part(run, str, "init_from")
@@ -102,7 +103,7 @@ def measure(path: epath.PathLike) -> list[Measured]:
     named, stored = _model(model, task.heads_of(architecture_of(model))), run / "environment.json"
     hardware = hardware_of(json.loads(stored.read_text()) if stored.is_file() else environment())
     return [
-        Measured(*named, task.supervised.name, metric, setting, _scaled(metric, values), hardware)
+        Measured(*named, task.supervised.name, metric, setting, _scaled(metric, values), hardware, task_cfg.limit)
         for metric, values in figures.items()
     ]
 
@@ -122,7 +123,8 @@ def comparison(found: Sequence[Measured]) -> str:
     """A line for each figure, and below it what the papers have."""
     lines = []
     for one in found:
-        lines.append(f"{one.task} {one.metric}: {spread(one)}  {one.setting}, {one.name}, {one.hardware}")
+        seeds = f"{len(one.values)} seed{'s' * (len(one.values) > 1)}"
+        lines.append(f"{one.task} {one.metric}: {spread(one)} ({seeds})  {_put(one)}, {one.name}, {one.hardware}")
         lines += [
             f"    {p.value:g}  {p.preset}, {p.split} ({p.source}){'' if _same_size(p, one) else '; another size'}"
             for p in peers(one)
@@ -154,7 +156,7 @@ def readme_table(found: Sequence[Measured]) -> str:
     lines = [f"| {' | '.join(columns)} |", f"| {' | '.join(['---'] * len(columns))} |"]
     for one in found:
         papers = "; ".join(f"{p.value:g} ({p.preset}, {p.split}, {p.source})" for p in peers(one))
-        size = f"{one.name}, {one.parameters / 1e6:.1f}M, {one.setting}"
+        size = f"{one.name}, {one.parameters / 1e6:.1f}M, {_put(one)}"
         task = f"{one.task}, {one.metric}"
         lines.append(f"| {size} | {task} | {spread(one)} | {len(one.values)} | {papers} | {one.hardware} |")
     return "\n".join(lines)
@@ -178,15 +180,21 @@ def spread(one: Measured) -> str:
     return mean if len(one.values) < 2 else f"{mean} ± {stdev(one.values):.2f}"
 
 
+def _put(one: Measured) -> str:
+    return f"{one.setting} on {one.rows} rows" if one.rows else one.setting
+
+
 def _evaluated(path: epath.Path) -> list[Measured]:
     try:
         data = json.loads(path.read_text())
-        tasks, shots = data["tasks"], data["protocol"]["shots"]
+        tasks, protocol = data["tasks"], data["protocol"]
+        changed = [f"{name} {protocol[name]}" for name in ("limit", "rule") if protocol[name]]
+        setting = {0: "zero-shot", 1: "one-shot"}.get(protocol["shots"], "few-shot")
         hardware, source = hardware_of(data["environment"]), data["model"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is not what evaluate --out writes") from None
     model, _ = describe_saved(source)
-    setting = {0: "zero-shot", 1: "one-shot"}.get(shots, "few-shot")
+    setting = ", ".join([setting, *changed])  # a part of the rows, or another rule, has no paper beside it
     return [
         Measured(*_model(model, ()), task, metric, setting, _scaled(metric, [value]), hardware)
         for task, one in tasks.items()

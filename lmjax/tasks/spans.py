@@ -52,6 +52,8 @@ def spans(cfg: SpanConfig) -> Task:
     record = squad.span_set(cfg.data)
     if cfg.frame == "ordered":
         raise UserError(f"{cfg.data}: a causal model knows no token's right side; this task takes an encoder")
+    if cfg.frame == "words":
+        raise UserError(f"{cfg.data}: a model of whole words finds no part of a text; this task takes BERT or its kin")
     if min(cfg.stride, cfg.query_length, cfg.n_best, cfg.answer_length) < 1:
         raise UserError("task: stride, query_length, n_best and answer_length must be at least 1")
 

@@ -12,6 +12,7 @@ import pytest
 
 from lmjax import commands
 from lmjax.errors import UserError
+from lmjax.evals import attention
 from lmjax.evals.attention import View, attention_views, page, write_attention
 from lmjax.interop import LanguageModel, load
 from lmjax.models import MODELS, weights
@@ -157,6 +158,13 @@ def test_pictures_are_drawn_whatever_the_tokens(tokens, tmp_path):
         "encoder.png",
     ]
     assert (tmp_path / "out/encoder.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_says_where_it_has_numbers_for_tokens(monkeypatch):
+    monkeypatch.setattr(attention, "FONTS", ("DejaVu Sans",))
+    for tokens, numbered in ((["a", "$b$"], False), (["a", "𐎠"], True)):
+        figure = attention._picture(View("encoder", tokens, tokens, np.full((1, 1, 2, 2), 0.5, np.float32)))
+        assert ("tokens by their numbers" in figure.get_suptitle()) == numbered
 
 
 def test_the_verb(tmp_path, capsys, monkeypatch):

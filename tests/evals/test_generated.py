@@ -1,6 +1,7 @@
 """Normalisations and metrics of generated text against values worked out by hand."""
 
 import pytest
+import sacrebleu
 
 from lmjax.evals.generated import bleu, exact_match, nq_normalized, rouge, triviaqa_normalized
 from lmjax.tasks.answers import normalize
@@ -33,6 +34,13 @@ def test_bleu_is_sacrebleus():
     found = bleu()(same, [[text] for text in same])
     assert found["bleu"] == pytest.approx(100)
     assert str(found["signature"]).startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    said, wanted = (
+        ["The dog barked at the man .", "Who knows ?"],
+        [["The old dog barked at a man ."], ["Nobody knows ."]],
+    )
+    scored = sacrebleu.corpus_bleu(said, [[text for (text,) in wanted]]).score
+    assert bleu()(said, wanted)["bleu"] == scored
+    assert bleu()([text for (text,) in wanted], [[text] for text in said])["bleu"] != scored
     assert "tok:zh" in str(bleu("zh")(["他走了"], [["他走了"]])["signature"])
 
 

@@ -37,10 +37,10 @@ ENVIRONMENT = {"device": "cpu", "devices": 1, "threads": 2, "processor": "AMD EP
 
 
 def write_result(
-    directory: Path, value: float, model: Any = None, layers: Any = "none", init_from: str = "model"
+    directory: Path, value: float, model: Any = None, layers: Any = "none", init_from: str = "model", limit: int = 0
 ) -> Path:
     directory.mkdir(parents=True)
-    task = ClassificationConfig(data="mrpc", features=FeatureConfig(layers))
+    task = ClassificationConfig(data="mrpc", features=FeatureConfig(layers), limit=limit)
     model = model or preset("bert-base-uncased")
     cfg = RunConfig(model=model, task=task, data=(), stages=(), init_from=init_from)
     (directory / "config.json").write_text(json.dumps(stored(cfg)))
@@ -79,7 +79,7 @@ def test_a_run_beside_its_paper(tmp_path: Path) -> None:
     assert [(p.preset, p.value) for p in peers(f1)] == [("bert-base-uncased", 88.9), ("bert-large-uncased", 89.3)]
     assert [p.split for p in peers(accuracy)] == ["dev"]
     lines = comparison([f1]).splitlines()
-    assert lines[0].startswith("mrpc f1: 87.50  fine-tuned, bert of 109,482,240 parameters")
+    assert lines[0].startswith("mrpc f1: 87.50 (1 seed)  fine-tuned, bert of 109,482,240 parameters")
     assert lines[1] == "    88.9  bert-base-uncased, GLUE test (Devlin et al. 2019, Table 1)"
     assert lines[2].endswith("(Devlin et al. 2019, Table 1); another size")
     (frozen, _) = measure(write_result(tmp_path / "frozen", 0.8, layers="mix"))
@@ -87,6 +87,9 @@ def test_a_run_beside_its_paper(tmp_path: Path) -> None:
     assert comparison([frozen]).splitlines()[-1].startswith("no paper's figure")
     settings = [measure(write_result(tmp_path / x, 0.8, None, x, "")).pop().setting for x in ("none", "last")]
     assert settings == ["from scratch", "features last, from scratch"]
+    (few, _) = measure(write_result(tmp_path / "few", 0.8, limit=2000))
+    assert comparison([few]).startswith("mrpc f1: 80.00 (1 seed)  fine-tuned on 2000 rows, bert")
+    assert "fine-tuned on 2000 rows | mrpc, f1 |" in readme_table([few])
 
 
 def test_figures_of_a_test_split_are_beside_those_of_test_splits() -> None:
@@ -116,16 +119,24 @@ def test_a_study_gives_the_values_and_the_model_of_its_best_combination(tmp_path
     (one,) = measure(tmp_path)
     assert (one.values, one.shape, one.setting) == ((75.0, 87.5), (32, 2, 64), "from scratch")
     assert spread(one) == "81.25 ± 8.84"
+    assert comparison([one]).startswith("mrpc f1: 81.25 ± 8.84 (2 seeds)")
 
 
 def test_an_evaluation(tmp_path: Path) -> None:
     write_run("gpt2", tmp_path / "gpt2")
     tasks = {"lambada": {"metrics": {"accuracy": 0.25, "perplexity": 40.5}}, "nq": {"metrics": {"exact_match": 0.0}}}
-    found = {"model": str(tmp_path / "gpt2"), "protocol": {"shots": 0}, "environment": ENVIRONMENT, "tasks": tasks}
-    (tmp_path / "out.json").write_text(json.dumps(found))
-    accuracy, perplexity, _ = measure(tmp_path / "out.json")
+
+    def measured_by(**protocol: Any) -> list[Measured]:
+        protocol = {"shots": 0, "limit": 0, "rule": None, **protocol}
+        found = {"model": str(tmp_path / "gpt2"), "protocol": protocol, "environment": ENVIRONMENT, "tasks": tasks}
+        (tmp_path / "out.json").write_text(json.dumps(found))
+        return measure(tmp_path / "out.json")
+
+    accuracy, perplexity, _ = measured_by()
     assert (accuracy.values, perplexity.values, accuracy.setting) == ((25.0,), (40.5,), "zero-shot")
     assert {p.value for p in peers(perplexity)} >= {35.13, 8.63, 18.6, 3.0}
+    part = measured_by(limit=5, rule="per_byte")[0]
+    assert (part.setting, peers(part)) == ("zero-shot, limit 5, rule per_byte", [])
 
 
 def test_recorded_figures_become_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
