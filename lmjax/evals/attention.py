@@ -129,12 +129,10 @@ def _picture(view: View) -> Figure:
             ax.set_xticks(range(S) if bottom else [], keys if bottom else [], fontsize=letters, rotation=90)
             ax.set_title(f"head {head + 1}" if layer == 0 else "", fontsize=8)
             ax.set_ylabel(f"layer {layer + 1}" if head == 0 else "", fontsize=8)
-        missing = (
-            ""
-            if keys == _written(view.keys)
-            else "\ntokens by their numbers: no font on this machine has their letters"
-        )
-        figure.suptitle(f"{view.name}: rows look at columns, the darker the more{missing}", fontsize=9)
+        title = f"{view.name}: rows look at columns, the darker the more"
+        if keys != _written(view.keys):
+            title += "\ntokens by their numbers: no font on this machine has their letters"
+        figure.suptitle(title, fontsize=9)
         figure.draw_without_rendering()
     return figure
 
