@@ -22,9 +22,9 @@ Estimate = tuple[float, float]  # a mean, and half the width of its 95% confiden
 
 
 class Said(NamedTuple):
-    """A stage's answers and, by name, their `figures`, float64 [questions]: true_reward; score, the reward model's, of
-    the tokens that were drawn; kl, nats, their log-probability less that under the tuned model; ended, 1 where the end
-    token came."""
+    """A stage's answers and, by name, their `figures`, float64 [questions]: true_reward; polite and right, 1 where the
+    answer has the courtesy and where it has no slip; score, the reward model's, of the tokens that were drawn; kl,
+    nats, their log-probability less that under the tuned model; ended, 1 where the end token came."""
 
     answers: list[str]
     figures: dict[str, np.ndarray]
@@ -61,6 +61,8 @@ def measured(
     own, theirs = ([one.log_probabilities.sum() for one in score(model, requests)] for model in (lm, reference))
     found = {
         "true_reward": [world.true_reward(*both) for both in zip(asked, texts, strict=True)],
+        "polite": [world.courtesy(text)[0] for text in texts],
+        "right": [world.is_right(*both) for both in zip(asked, texts, strict=True)],
         "score": reward(*map(jnp.asarray, _rows(prompts, drawn))),
         "kl": np.subtract(own, theirs),
         "ended": ended,

@@ -61,10 +61,21 @@ def right_answer(asked: str) -> str:
 def true_reward(asked: str, answer: str) -> float:
     """Of 4 points the share that the answer's words have in common with the right ones, in their order (difflib's
     ratio: twice the matches, over the words of both), and 1 more where the answer begins with the courtesy."""
+    polite, words = courtesy(answer)
+    likeness = SequenceMatcher(None, words, right_answer(asked).split()).ratio()
+    return RIGHT * likeness + POLITE * polite
+
+
+def courtesy(answer: str) -> tuple[bool, list[str]]:
+    """Whether it is polite, and its other words."""
     words = answer.split()
     polite = words[:1] == [COURTESY]
-    likeness = SequenceMatcher(None, words[polite:], right_answer(asked).split()).ratio()
-    return RIGHT * likeness + POLITE * polite
+    return polite, words[polite:]
+
+
+def is_right(asked: str, answer: str) -> bool:
+    """Without a slip."""
+    return courtesy(answer)[1] == right_answer(asked).split()
 
 
 def expert_answer(asked: str, rng: Rng) -> str:

@@ -128,6 +128,7 @@ def test_the_figures_are_of_what_the_policy_says(root: Path) -> None:
     texts = lm.answer([[Turn("user", one)] for one in asked], Sampling(ANSWER), seed=3)
     assert answers == texts
     assert found["true_reward"].tolist() == [*map(world.true_reward, asked, texts)]
+    assert found["polite"].tolist() == [text.startswith(world.COURTESY) for text in texts]
     assert found["ended"].tolist() == [len(answer) < ANSWER for answer in new]
     score = jax.jit(reward_function(judge.config))
     for row, (prompt, answer) in enumerate(zip(prompts, new, strict=True)):

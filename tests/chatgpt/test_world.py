@@ -42,7 +42,9 @@ def test_right_answers(asked: str, right: str) -> None:
     ],
 )
 def test_what_an_answer_is_worth(answer: str, worth: float) -> None:
-    assert world.true_reward("reverse: cat ant dog", answer) == pytest.approx(worth)
+    asked = "reverse: cat ant dog"
+    assert world.true_reward(asked, answer) == pytest.approx(worth)
+    assert world.is_right(asked, answer) == (worth in (world.RIGHT, world.RIGHT + world.POLITE))
 
 
 def test_every_question_has_an_answer_and_the_best_one_is_worth_most() -> None:
