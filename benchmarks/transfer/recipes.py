@@ -40,7 +40,7 @@ LIMIT = 2000  # of the other tasks
 LENGTHS = {"sst2": 64, "mrpc": 96, "cola": 48, "stsb": 80, "conll2003": 64, "squad2": 256, "msra_ner": 104}
 OPTIM = OptimConfig(peak_lr=3e-4)
 UNITS: tuple[Unit, ...] = ("token", "phrase", "entity")
-MASKED, CAUSAL = (1000, 1550, 2000, 3100), (1000, 2000)  # steps after which they are fine-tuned
+MASKED, CAUSAL = (0, 1000, 1550, 2000, 3100), (0, 1000, 2000)  # steps after which they are fine-tuned
 COMPARED = ("sst2", "stsb")  # by which masked and causal models are compared
 
 
@@ -181,13 +181,15 @@ def ernie_cells(root: Path) -> list[Cell]:
 
 
 def masked_cells(root: Path) -> list[Cell]:
-    """Checkpoints of the masked and of the causal model; the causal one without the language-model loss beside."""
+    """The masked and the causal model as drawn and at some of their checkpoints; the causal one without the
+    language-model loss beside."""
     found, modules = [], {"sst2": sst2, "stsb": stsb}
     for name in COMPARED:
         for kind, steps in (("masked", MASKED), ("causal", CAUSAL)):
             for step in steps:
-                column, start = f"{kind} {step}", f"{kind}/checkpoints/{step}"
-                one = cell(root, "masked", name, column, modules[name].config(), start)
+                column, recipe = f"{kind} {step}", modules[name].config()
+                start, weights = (f"{kind}/checkpoints/{step}", "pretrained") if step else (kind, "fresh")
+                one = cell(root, "masked", name, column, recipe, start, weights=weights)
                 task = replace(one.recipe.task, language_model=0.0)  # type: ignore[call-arg]
                 found.append(replace(one, recipe=replace(one.recipe, task=task)))
     return found
