@@ -21,6 +21,8 @@ from lmjax.data.store import SCHEMA_VERSION, Store, built_aside, open_array, wri
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
 
+VERSION = 2  # of what tasks write into a store of examples; with another one they are written anew
+
 
 @dataclass(frozen=True)
 class TaskData(SourceConfig):
@@ -58,7 +60,7 @@ class EncodedRows(InstanceConfig):
 
 def store_name(name: str, *described: str) -> str:
     """The name of a store whose content depends on the texts `described`."""
-    return f"{name}-{hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]}"
+    return f"{name}-{hashlib.sha256(json.dumps((VERSION, *described)).encode()).hexdigest()[:12]}"
 
 
 def digest_of(files: Iterable[epath.PathLike]) -> str:

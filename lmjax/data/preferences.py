@@ -3,10 +3,12 @@
 Forms, by name:
   hh_rlhf: "chosen" and "rejected", whole dialogues of "\\n\\nHuman: " and "\\n\\nAssistant: " (Bai et al. 2022); the
     last answers are compared;
-  pairs: "chosen" and "rejected" answers behind "conversations" (LLaMA-Factory) or a "prompt" (TRL), JSON or JSON lines;
+  pairs: "chosen" and "rejected" answers behind "conversations" (LLaMA-Factory) or a "prompt" (TRL), or whole
+    conversations, lists of messages (TRL); JSON or JSON lines;
   tldr: summaries of Reddit posts, the model's and the reference, and which one a judge preferred; csv;
   rankings: lmjax's own JSON lines, which `python -m lmjax sample` writes and `rank` fills:
-    {"turns": [{"role": "user", "text": ...}], "answers": [...], "ranks": [2, 1, 2]}; 1 is best, equals are ties.
+    {"turns": [{"role": "user", "text": ...}], "answers": [...], "ranks": [2, 1, 2]}; 1 is best, equals are ties; and
+    perhaps "reference": 0, the place of an answer that a person wrote.
 """
 
 import re
@@ -27,11 +29,13 @@ SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
 class Ranking(NamedTuple):
-    """`ranks`: of each answer, 1 the best, equal numbers ties; None: nobody has ranked them yet."""
+    """`ranks`: of each answer, 1 the best, equal numbers ties; None: nobody has ranked them yet. `reference`: the place
+    of the answer that is a demonstration or a reference summary, if one is."""
 
     turns: tuple[Turn, ...]
     answers: tuple[str, ...]
     ranks: tuple[int, ...] | None
+    reference: int | None = None
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -125,8 +129,8 @@ def read_pairs(file: epath.Path) -> Iterator[Ranking | str]:
 
 def _conversation(row: Mapping[str, Any], key: str, where: str) -> tuple[Turn, ...]:
     """The whole conversation that ends with the answer under `key`. A text is a turn of the side that it stands for; a
-    list under `key` may hold the prompt again."""
-    before = row.get("conversations", row.get("prompt"))
+    list under `key` may hold the prompt again, or alone."""
+    before = row.get("conversations", row.get("prompt", [] if isinstance(row.get(key), list) else None))
     if before is None or key not in row:
         raise UserError(f'{where}: no "{key}" behind "conversations" or a "prompt"')
     kind, role, text, user, assistant = ("messages", "role", "content", "user", "assistant")
@@ -151,7 +155,7 @@ def read_tldr(file: epath.Path) -> Iterator[Ranking | str]:
         if preferred not in ("ours", "reference") or not query or ours is None or reference is None:
             raise UserError(f'{where}: "preferred" is neither ours nor reference, or a text lacks')
         ranks = (1, 2) if preferred == "ours" else (2, 1)
-        yield Ranking((Turn("user", query.strip()),), (ours.strip(), reference.strip()), ranks)
+        yield Ranking((Turn("user", query.strip()),), (ours.strip(), reference.strip()), ranks, reference=1)
 
 
 def read_rankings(file: epath.Path) -> Iterator[Ranking]:
@@ -175,9 +179,12 @@ def ranking_of(row: Mapping[str, Any], where: str) -> Ranking:
         raise UserError(
             f'{where}: "ranks" is neither null nor a whole number from 1 for each of {len(answers)} answers'
         )
+    reference = row.get("reference")
+    if reference is not None and not (type(reference) is int and 0 <= reference < len(answers)):
+        raise UserError(f'{where}: "reference" is not the place of an answer, 0 to {len(answers) - 1}')
     said = tuple(Turn(turn["role"], turn["text"], turn.get("input", "")) for turn in turns)
     places = None if ranks is None else tuple(sum(other < rank for other in ranks) + 1 for rank in ranks)
-    return Ranking(said, tuple(answers), places)
+    return Ranking(said, tuple(answers), places, reference)
 
 
 def read_prompts(path: epath.PathLike) -> list[tuple[str, tuple[Turn, ...]]]:
@@ -199,15 +206,17 @@ def read_prompts(path: epath.PathLike) -> list[tuple[str, tuple[Turn, ...]]]:
 
 
 def prompts_of(row: dict[str, Any], where: str) -> list[tuple[Turn, ...]]:
-    """The prompts of a row: a "prompt", a ranking's "turns", what stands before hh-rlhf's or a pair's "chosen" answer,
-    or conversations without their last answer. Raises UserError for others."""
+    """The prompts of a row: a "prompt" (a text, or TRL's messages), a ranking's "turns", what stands before hh-rlhf's or
+    a pair's "chosen" answer, or conversations without their last answer. Raises UserError for others."""
     if "turns" in row:
         return [ranking_of(row, where).turns]
     if "chosen" in row:
-        is_pair = "prompt" in row or "conversations" in row
-        return [(_conversation if is_pair else _dialogue)(row, "chosen", where)[:-1]]
+        is_dialogue = "prompt" not in row and isinstance(row["chosen"], str)
+        return [(_dialogue if is_dialogue and "conversations" not in row else _conversation)(row, "chosen", where)[:-1]]
     if isinstance(row.get("prompt"), str):
         return [(Turn("user", row["prompt"].strip()),)]
+    if isinstance(row.get("prompt"), list):
+        return [_conversation({**row, "answer": "-"}, "answer", where)[:-1]]
     if not row.keys() & KEYS:
         raise UserError(f'{where}: no text "prompt", and neither "turns", "chosen" nor a conversation')
     return [conversation[:-1] for conversation in conversations_of(row, where)]
@@ -216,7 +225,8 @@ def prompts_of(row: dict[str, Any], where: str) -> list[tuple[Turn, ...]]:
 def as_row(ranking: Ranking) -> dict[str, Any]:
     """The inverse of `ranking_of`."""
     turns = [{key: value for key, value in turn._asdict().items() if value or key == "text"} for turn in ranking.turns]
-    return {"turns": turns, "answers": list(ranking.answers), "ranks": ranking.ranks and list(ranking.ranks)}
+    row = {"turns": turns, "answers": list(ranking.answers), "ranks": ranking.ranks and list(ranking.ranks)}
+    return row if ranking.reference is None else {**row, "reference": ranking.reference}
 
 
 FORMS = {

@@ -6,8 +6,8 @@ best answer among all of a prompt's (Ziegler et al. 2019, section 2.1, equation 
 
 The head begins at N(0, 1/(d+1)), the standard deviation being 1/sqrt(d+1), as in the code of Ziegler et al.; Stiennon
 et al. 2020 print the variance. Neither loss knows the rewards' zero: `shift` among the figures is the mean reward of
-the held-out best answers, which `rlhf.scores` subtracts, since files of rankings mark neither demonstrations (Ouyang et
-al.) nor reference summaries (Stiennon et al.).
+the held-out references, people's own answers (demonstrations, Ouyang et al.; reference summaries, Stiennon et al.), or
+where the rankings mark none, of the best answers. `rlhf.scores` subtracts it.
 
 Letters: B prompts, K answers a prompt, L length, D hidden size.
 """
@@ -81,7 +81,8 @@ def reward(cfg: RewardConfig) -> Task:
 def encode(found: list[Ranking], tokenizer: Tokenizer, length: int, cfg: RewardConfig, split: str) -> Encoded:
     """tokens and segment_ids int32 [rows, K, length]; ranks [rows, K], 1 = best and 0 = no answer.
 
-    Notes: of each row its answers' lengths in characters. Raises UserError for more than K answers.
+    Notes: of each row its answers' lengths in characters, and the place of the reference. Raises UserError for more
+    than K answers.
     """
     most = max(len(one.answers) for one in found)
     if most > cfg.candidates:
@@ -94,7 +95,7 @@ def encode(found: list[Ranking], tokenizer: Tokenizer, length: int, cfg: RewardC
             tokens[number, k, : len(row)] = row
             segments[number, k, : len(row)] = 1
         ranks[number, : len(rows)] = ranking.ranks or 0
-    notes = [[len(answer) for answer in ranking.answers] for ranking, *_ in kept]
+    notes = [{"lengths": [*map(len, ranking.answers)], "reference": ranking.reference} for ranking, *_ in kept]
     return Encoded({"tokens": tokens, "segment_ids": segments, "ranks": ranks}, notes)
 
 
@@ -150,17 +151,20 @@ def pairs_of(ranks: np.ndarray) -> np.ndarray:
 
 
 def score(split: Encoded, predictions: Predictions) -> dict[str, float]:
-    """What `pair_figures` says; and `shift`, the mean reward of the best answers."""
+    """What `pair_figures` says; and `shift`, the mean reward of the references, or without any of the best answers."""
     rewards, ranks = predictions["rewards"], np.asarray(split.features["ranks"])
     row, better, worse = pairs_of(ranks).T
     margins = rewards[row, better] - rewards[row, worse]
-    return {**pair_figures(margins, row), "shift": float(rewards[ranks == 1].mean(dtype=np.float64))}
+    references = [(row, note["reference"]) for row, note in enumerate(split.notes) if note["reference"] is not None]
+    zero = rewards[tuple(np.transpose(references))] if references else rewards[ranks == 1]
+    return {**pair_figures(margins, row), "shift": float(zero.mean(dtype=np.float64))}
 
 
 def baselines(train: Encoded, heldout: Encoded) -> dict[str, dict[str, float]]:
     """Chance, and to prefer the longer answer."""
     row, better, worse = pairs_of(np.asarray(heldout.features["ranks"])).T
-    sizes = [[heldout.notes[r][b], heldout.notes[r][w]] for r, b, w in zip(row, better, worse, strict=True)]
+    lengths = [note["lengths"] for note in heldout.notes]
+    sizes = [[lengths[r][b], lengths[r][w]] for r, b, w in zip(row, better, worse, strict=True)]
     longer = np.sign(np.subtract(*np.array(sizes).T))
     return {"accuracy": {"chance": 0.5, "longer": float(np.mean((longer + 1) / 2))}}
 

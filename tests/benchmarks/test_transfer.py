@@ -188,7 +188,9 @@ def test_equal_compute_is_equal(tmp_path: Path) -> None:
         work.append(results.pretraining_facts(cfg)["flops_per_step"])
     masked, causal = recipes.MASKED, recipes.CAUSAL
     assert set(causal) <= set(masked)
-    assert [masked[2] * work[0], masked[4] * work[0]] == pytest.approx([step * work[1] for step in causal[1:]], rel=0.02)
+    assert [masked[2] * work[0], masked[4] * work[0]] == pytest.approx(
+        [step * work[1] for step in causal[1:]], rel=0.02
+    )
 
 
 def test_the_corpus_is_plain_text(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def test_pairs_of_llama_factory_and_of_trl(tmp_path: Path) -> None:
     sides = {"chosen": {"from": "gpt", "value": "yes"}, "rejected": {"from": "gpt", "value": "no"}}
     answers = {key: [turn("assistant", text)] for key, text in (("chosen", "yes"), ("rejected", "no"))}
     whole = {key: [*messages, *answer] for key, answer in answers.items()}
-    rows = [{"conversations": shared, **sides}, {"prompt": messages, **answers}, {"prompt": "Why?", **whole}]
-    expected = [Ranking(SAID, ("yes", "no"), (1, 2))] * 3
+    rows = [{"conversations": shared, **sides}, {"prompt": messages, **answers}, {"prompt": "Why?", **whole}, whole]
+    expected = [Ranking(SAID, ("yes", "no"), (1, 2))] * 4
     assert read_ranked(lines(tmp_path / "a.jsonl", *rows), "pairs") == expected
     assert read_ranked(lines(tmp_path / "a.json", rows), "pairs") == expected
     plain = {"prompt": "Why?", "chosen": "yes", "rejected": "no"}
@@ -59,7 +59,7 @@ def test_judged_summaries(tmp_path: Path) -> None:
         writer.writerow(["query", "postprocessed_response", "reference_responses", "explanation", "preferred"])
         writer.writerow(["POST: a,\n\nb\n\nTL;DR:", " ours", " theirs", "since", "reference"])
     found = read_ranked(epath.Path(tmp_path / "train.csv"), "tldr")
-    assert found == [Ranking((Turn("user", "POST: a,\n\nb\n\nTL;DR:"),), ("ours", "theirs"), (2, 1))]
+    assert found == [Ranking((Turn("user", "POST: a,\n\nb\n\nTL;DR:"),), ("ours", "theirs"), (2, 1), reference=1)]
 
 
 def test_rankings_and_their_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,6 +71,8 @@ def test_rankings_and_their_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert as_row(found[0]) == RANKING
     asked = Ranking((Turn("user", "Say", "this"),), ("a", "b"), None)
     assert ranking_of(json.loads(json.dumps(as_row(asked))), "") == asked
+    marked = asked._replace(reference=1)
+    assert ranking_of(json.loads(json.dumps(as_row(marked))), "") == marked
 
 
 REFUSED: list[tuple[str, object, str]] = [
@@ -78,6 +80,7 @@ REFUSED: list[tuple[str, object, str]] = [
     ("rankings", {**RANKING, "answers": ["a"]}, "line 2: fewer than two answers"),
     ("rankings", {**RANKING, "ranks": [1, 2]}, "line 2: \"ranks\" is neither null .* for each of 3 answers"),
     ("rankings", {**RANKING, "ranks": [0, 1, 2]}, "line 2: \"ranks\" is neither null"),
+    ("rankings", {**RANKING, "reference": 3}, "line 2: \"reference\" is not the place of an answer, 0 to 2"),
     ("rankings", {**RANKING, "turns": "Hi"}, "line 2: no \"turns\""),
     ("rankings", {**RANKING, "turns": [{"role": "bot", "text": "Hi"}]}, "line 2: a turn has a \"role\""),
     ("hh_rlhf", {"chosen": "Hi", "rejected": "Hi"}, "line 2: \"chosen\" is no dialogue"),
@@ -120,7 +123,9 @@ def test_prompts_from_each_kind_of_file(tmp_path: Path) -> None:
     asked = [(Turn("user", "Hi"),), (Turn("user", "Hi"),), (Turn("user", "Say", "this"),)]
     before = f"{HUMAN}Hi{ASSISTANT}Hello{HUMAN}Why?"
     rows += [{"chosen": f"{before}{ASSISTANT}x", "rejected": "-"}, {"prompt": "Why?", "chosen": "x", "rejected": "y"}]
-    asked += [SAID, SAID[2:]]
+    messages = [{"role": one.role, "content": one.text} for one in SAID]
+    rows += [{"prompt": messages}, {"chosen": [*messages, {"role": "assistant", "content": "x"}], "rejected": []}]
+    asked += [SAID, SAID[2:], SAID, SAID]
     assert [turns for _, turns in read_prompts(lines(tmp_path / "p.jsonl", *rows))] == asked
     (tmp_path / "p.csv").write_text('query,reference_responses\n"POST: a,\n\nTL;DR:", b\n')
     assert read_prompts(tmp_path / "p.csv") == [(f"{tmp_path}/p.csv, line 4", (Turn("user", "POST: a,\n\nTL;DR:"),))]

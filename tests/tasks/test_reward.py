@@ -36,7 +36,7 @@ from tests.tiny_runs import SENTENCES, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
 ASKED = (Turn("user", SENTENCES[0]),)
-FOUND = [Ranking(ASKED, ("The dog", "A river bank", "Nobody"), (2, 1, 2)), Ranking(ASKED, ("a", "b"), (1, 2))]
+FOUND = [Ranking(ASKED, ("The dog", "A river bank", "Nobody"), (2, 1, 2)), Ranking(ASKED, ("a", "b"), (1, 2), 0)]
 
 
 def test_a_row_is_a_prompt_with_all_its_answers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +44,7 @@ def test_a_row_is_a_prompt_with_all_its_answers(capsys: pytest.CaptureFixture[st
     cfg = RewardConfig(data="rankings", candidates=3)
     split = encode(FOUND, tokenizer, 64, cfg, "train")
     assert split.features["ranks"].tolist() == [[2, 1, 2], [1, 2, 0]]
+    assert split.notes == [{"lengths": [7, 12, 6], "reference": None}, {"lengths": [1, 1], "reference": 0}]
     tokens, segments = split.features["tokens"], split.features["segment_ids"]
     texts = [tokenizer.decode(row[real == 1][:-1].tolist()) for row, real in zip(tokens[0], segments[0], strict=True)]
     assert texts == [f"User:\n{SENTENCES[0]}\n\nAssistant:\n{answer}" for answer in FOUND[0].answers]
@@ -161,11 +162,14 @@ def test_figures_of_margins() -> None:
 def test_figures_and_files_of_a_split() -> None:
     task = make_task(RewardConfig(data="rankings", candidates=3)).supervised
     assert task
-    split = Encoded({"ranks": np.array([[2, 1, 3], [1, 2, 0]], np.uint8)}, [[5, 9, 1], [3, 4]])
+    notes = [{"lengths": [5, 9, 1], "reference": None}, {"lengths": [3, 4], "reference": None}]
+    split = Encoded({"ranks": np.array([[2, 1, 3], [1, 2, 0]], np.uint8)}, notes)
     found = {"rewards": np.array([[1.0, 2.0, 0.5], [-1.0, 1.0, 7.0]], np.float32)}
     figures = task.score(split, found)
     assert figures["accuracy"] == pytest.approx(3 / 4)
-    assert figures["shift"] == pytest.approx((2.0 - 1.0) / 2)
+    assert figures["shift"] == pytest.approx((2.0 - 1.0) / 2)  # of the best
+    marked = Encoded(split.features, [notes[0], {**notes[1], "reference": 1}])
+    assert task.score(marked, found) == {**figures, "shift": 1.0}  # of the reference, best or not
     assert task.baselines(split, split)["accuracy"] == {"chance": 0.5, "longer": 0.75}
     files = task.files("heldout", split, found, {})
     lines = [json.loads(line) for line in files["rewards.jsonl"].splitlines()]
