@@ -206,8 +206,8 @@ def read_prompts(path: epath.PathLike) -> list[tuple[str, tuple[Turn, ...]]]:
 
 
 def prompts_of(row: dict[str, Any], where: str) -> list[tuple[Turn, ...]]:
-    """The prompts of a row: a "prompt" (a text, or TRL's messages), a ranking's "turns", what stands before hh-rlhf's or
-    a pair's "chosen" answer, or conversations without their last answer. Raises UserError for others."""
+    """The prompts of a row: a "prompt" (a text, or TRL's messages), a ranking's "turns", what stands before
+    hh-rlhf's or a pair's "chosen" answer, or conversations without their last answer. Raises UserError for others."""
     if "turns" in row:
         return [ranking_of(row, where).turns]
     if "chosen" in row:
