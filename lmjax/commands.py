@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal, ParamSpec
 
 import tyro
+from etils import epath
 
 from lmjax.chatgpt.verbs import chatgpt
 from lmjax.collect.verbs import rank, sample
@@ -252,6 +253,26 @@ def convert(model: Model, out: Annotated[str, tyro.conf.Positional]) -> None:
     print(f"{out}: {kind} with {lm.num_params:,} parameters, heads {', '.join(heads) or 'none'}")
 
 
+def predict(run: Model, file: Annotated[str, tyro.conf.Positional], out: Annotated[str, tyro.conf.Positional]) -> None:
+    """What a fine-tuned model says of a file in the form of its task's test file.
+
+    Args:
+        run: A finished fine-tuning run; its best state answers.
+        file: The rows.
+        out: The directory to make, for the task's prediction files.
+    """
+    from lmjax.data.store import built_aside
+    from lmjax.predictions import predict_file
+
+    if Path(out).exists():
+        raise UserError(f"{out} exists already; choose another directory, or delete it")
+    files = predict_file(run, file)
+    with built_aside(epath.Path(out)) as building:
+        for name, text in files.items():
+            (building / name).write_text(text)
+    print(f"{out}: {', '.join(files)}")
+
+
 def verify(model: Model) -> None:
     """Check a run's checkpoints, and print step, parameter count and one sha256.
 
@@ -284,6 +305,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "probe": probe,
     "attention": attention,
+    "predict": predict,
     "compare": compare,
     "convert": convert,
     "verify": verify,

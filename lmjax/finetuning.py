@@ -26,6 +26,7 @@ from lmjax.models.architecture import Architecture, AttentionConfig, Dtype, Mode
 from lmjax.models.features import FeatureConfig, check_features
 from lmjax.ops.attention import Implementation
 from lmjax.parallel import MeshConfig, on_first_process
+from lmjax.predictions import chosen_state
 from lmjax.report import report
 from lmjax.run import RunConfig
 from lmjax.samples import write_answers
@@ -33,7 +34,7 @@ from lmjax.tasks import make_task
 from lmjax.tasks.preferences import PreferenceConfig
 from lmjax.tasks.task import SupervisedConfig
 from lmjax.train.assemble import Program, assemble, open_data
-from lmjax.train.checkpoint import CheckpointConfig, find, read_arrays, restore_params
+from lmjax.train.checkpoint import CheckpointConfig, restore_params
 from lmjax.train.evaluate import EvalConfig, of_split, predict
 from lmjax.train.files import write_atomically
 from lmjax.train.log import LogConfig
@@ -116,6 +117,8 @@ def resolve(cfg: FinetuneConfig) -> RunConfig:
     """The run that a recipe means; its examples are encoded on the way, unless they lie ready."""
     if not cfg.init_from:
         raise UserError("no model to fine-tune: --init-from takes a run or a Hugging Face directory")
+    if getattr(cfg.task, "alone", ""):
+        raise UserError("task.alone is a file to predict, with nothing to train on; `python -m lmjax predict` takes it")
     model, tokenizer = describe_saved(cfg.init_from)
     architecture = architecture_of(model)
     _check_model(cfg, model, architecture)
@@ -213,8 +216,7 @@ def write_results(run: RunConfig, program: Program) -> dict[str, float]:
     data, task = open_data(run, program), program.task.supervised
     assert task
     directory = epath.Path(run.directory)
-    evaluated = int(read_arrays(find(directory), lambda name: name == "extra/best/step")["extra/best/step"]) >= 0
-    chosen = find(directory / "best" if evaluated else directory)
+    chosen = chosen_state(directory)
     params = restore_params(chosen, program.abstract_state.params)
     figures: dict[str, float] = {}
     with jax.set_mesh(program.mesh):

@@ -14,6 +14,7 @@ from lmjax.config import stored
 from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig, finetune, resolve
 from lmjax.interop import LanguageModel
+from lmjax.predictions import predict_file
 from lmjax.study import one_run, study, summary, table
 from lmjax.train.assemble import assemble, open_data
 from lmjax.train.checkpoint import steps_of
@@ -173,6 +174,10 @@ def test_the_table_has_the_best_median_first() -> None:
 def test_refusals(recipe: FinetuneConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--init-from takes a run or a Hugging Face directory"):
         finetune(replace(recipe, init_from=""))
+    with pytest.raises(UserError, match=r"task.alone is a file to predict"):
+        finetune(replace(recipe, task=replace(recipe.task, alone="x")))  # type: ignore[call-arg]
+    with pytest.raises(UserError, match=r"no result\.json; predict takes a finished fine-tuning run"):
+        predict_file(tmp_path, "x")
     with pytest.raises(UserError, match=r"no directory .*nowhere"):
         finetune(replace(recipe, init_from="/nowhere"))
     for family in ("marian", "elmo"):

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from lmjax.finetuning import FinetuneConfig, resolve, write_results
 from lmjax.interop import load
+from lmjax.predictions import predict_file
 from lmjax.tasks.choice import ChoiceConfig
 from lmjax.tasks.spans import SpanConfig
 from lmjax.tasks.tagging import TaggingConfig
@@ -64,6 +65,13 @@ def tagged(folder: Path, lines: list[str]) -> FilesConfig:
     return TaggingConfig(data="conll2003", folder=str(folder))
 
 
+UNSEEN = {  # a split, and its file
+    questions: ("test", "test-v2.0.json"),
+    endings: ("heldout", "dev.tsv"),
+    tagged: ("heldout", "eng.testa"),
+}
+
+
 @pytest.mark.parametrize(
     ("kind", "layer", "files"),
     [
@@ -112,6 +120,10 @@ def test_a_run_that_was_stopped_goes_on(
         assert {name: not text for name, text in given.items()} == {
             name: odd > figures["null_threshold"] for name, odd in odds.items()
         }
+    split, rows = UNSEEN[kind]
+    written_then = epath.Path(runs[0].directory) / "predictions" / split
+    said = predict_file(runs[0].directory, tmp_path / rows)
+    assert said == {file: (written_then / file).read_text() for file in files}
     load(runs[0].directory).save_hf(tmp_path / "hf")
     tensors, trained = load_file(tmp_path / "hf/model.safetensors"), read_arrays(find(epath.Path(runs[0].directory)))
     np.testing.assert_array_equal(tensors[f"{layer}.weight"].T, trained[f"params/{layer}/kernel"])

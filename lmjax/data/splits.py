@@ -43,12 +43,15 @@ def find_splits(
 def hold_out(
     splits: Mapping[str, list[T]], share: float, limit: int, folder: str, group: Callable[[T], Any] | None = None
 ) -> dict[str, list[T]]:
-    """The splits with a "heldout" one: where they lack it, `share` of the training examples, whole groups of them.
+    """A test split alone as it is. Else the splits with a "heldout" one: where they lack it, `share` of the training
+    examples, whole groups of them.
     `limit`: so many training examples are kept (0 = all). The same examples whatever the run's seed.
 
     Raises:
       UserError: no held-out split, and a share that leaves one side empty.
     """
+    if "train" not in splits:
+        return dict(splits)
     splits, train = dict(splits), splits["train"]
     order = [int(i) for i in np.random.default_rng(0).permutation(len(train))]
     if "heldout" not in splits:

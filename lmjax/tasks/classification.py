@@ -87,7 +87,7 @@ def classification(cfg: ClassificationConfig) -> Task:
 
 def read_splits(cfg: ClassificationConfig) -> dict[str, list[Example]]:
     """The examples of each split. Raises UserError for bad files, and without held-out examples."""
-    if cfg.source == "tfds":
+    if cfg.source == "tfds" and not cfg.alone:
         splits = dict(read_tfds(cfg.data, cfg.data_dir))
     else:
         files = _files(cfg)

@@ -52,7 +52,7 @@ def tagging(cfg: TaggingConfig) -> Task:
 
     def encode_splits(tokenizer: Tokenizer, length: int) -> dict[str, Encoded]:
         splits = {name: read_sentences(file, cfg.data) for name, file in files().items()}
-        documents = len({sentence.document for sentence in splits["train"]})
+        documents = len({sentence.document for sentence in splits.get("train", [])})
         group = (lambda sentence: sentence.document) if documents > 1 else None
         splits = hold_out(splits, cfg.heldout_share, 0, cfg.folder, group)
         encoded = {}
@@ -61,7 +61,9 @@ def tagging(cfg: TaggingConfig) -> Task:
             if split == "train" and cfg.limit:  # what follows a sentence is its context, chosen or not
                 chosen = set(np.random.default_rng(0).permutation(len(sentences))[: cfg.limit].tolist())
             encoded[split] = encode(sentences, tokenizer, length, record, cfg.context, chosen)
-        return {**encoded, "train": replace(encoded["train"], notes=[])}  # nobody asks for its words
+        if "train" in encoded:
+            encoded["train"] = replace(encoded["train"], notes=[])  # nobody asks for its words
+        return encoded
 
     terms = partial(objectives.class_terms, weights="loss_weights")
     return labelled_task(

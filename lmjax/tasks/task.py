@@ -16,6 +16,7 @@ from lmjax.data.masking import MaskingConfig
 from lmjax.data.splits import find_splits
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.data.words import CHARACTERS
+from lmjax.errors import UserError
 from lmjax.models.architecture import Architecture
 from lmjax.models.features import FeatureConfig
 from lmjax.models.task_layers import TaskLayer
@@ -46,7 +47,8 @@ class FilesConfig(SupervisedConfig):
 
     `data`: the set's name. `folder`: where its files lie. `train`, `heldout`: the names of those files, where they are
     not the official ones; `heldout_share`: hold out that share of the training examples, instead of a file. `limit`:
-    train on so many examples only, always the same (0 = all).
+    train on so many examples only, always the same (0 = all). `alone`: this file is read as the test file, and nothing
+    else.
     """
 
     data: str
@@ -55,9 +57,14 @@ class FilesConfig(SupervisedConfig):
     heldout: str = ""
     heldout_share: float = 0.0
     limit: int = 0
+    alone: str = ""
 
     def files(self, names: Mapping[str, str], kinds: Sequence[str]) -> dict[str, epath.Path]:
-        """split -> its file; see `find_splits`."""
+        """split -> its file; see `find_splits`. Raises UserError where `alone` is not there, too."""
+        if self.alone:
+            if not epath.Path(self.alone).is_file():
+                raise UserError(f"no file {self.alone}")
+            return {"test": epath.Path(self.alone)}
         renamed = {split: name for split, name in (("train", self.train), ("heldout", self.heldout)) if name}
         if self.heldout_share:
             names = {split: name for split, name in names.items() if split != "heldout"}

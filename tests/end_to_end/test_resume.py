@@ -15,6 +15,7 @@ import pytest
 
 from lmjax.interop import load
 from lmjax.models.weights import flatten
+from lmjax.predictions import predict_file
 from lmjax.train.checkpoint import find, read_arrays
 from lmjax.verify import fingerprint
 from tests.end_to_end import tiny
@@ -118,6 +119,9 @@ def test_killed_once_in_twelve_steps(name: str, tmp_path: Path) -> None:
         assert [line["masking_level"] for line in log if line["split"] == "train"] == [0] * 6 + [3] * 6
     if name == "finetune":
         check_predictions(tmp_path, run, log)
+    if name in ("finetune", "features"):
+        said = predict_file(run, tmp_path / "test.tsv")
+        assert said == {"RTE.tsv": (run / "predictions/test/RTE.tsv").read_text()}
     if name == "features":
         check_frozen(tmp_path, run)
 
