@@ -4,7 +4,7 @@ Command:   python run_finetune.py configs/chatgpt/tldr_ppo.py
            (it begins with what tldr_sft.py and tldr_reward.py leave; other ones: --init-from SFT_RUN/best
            --reward-model RUN)
 Data:      the 800 posts of ../shared/data/tldr_judged
-Recipe:    Huang et al.'s: KL coefficient 0.05, temperature 0.7, answers of 53 tokens, -1 without an end, batches of 512
+Recipe:    Huang et al.'s: KL coefficient 0.05, temperature 0.7, answers of 53 tokens, -1 without an end, the score behind the end token, batches of 512
            in four epochs, rate 3e-6 to zero; a network for values from the reward model. A tenth of their million
            answers, as there are few posts
 Hardware:  one accelerator with 24 GB: 36 bytes a parameter, about 4.5 GB, 11 GB for the cache of 512 rollouts, and the
@@ -14,7 +14,7 @@ Result:    not measured
 """
 
 from lmjax.recipes import data_folder
-from lmjax.rlhf.advantages import KlConfig
+from lmjax.rlhf.advantages import KlConfig, ShapingConfig
 from lmjax.rlhf.config import PpoConfig
 from lmjax.rlhf.rollout import RolloutConfig
 from lmjax.train.checkpoint import CheckpointConfig
@@ -28,6 +28,7 @@ def config() -> PpoConfig:
         reward_model="runs/chatgpt/tldr_reward",
         prompts=data_folder("tldr_judged", "train.csv"),
         rollout=RolloutConfig(prompt_length=528, response_length=53, temperature=0.7),
+        shaping=ShapingConfig(score_at="after_eos", variance="population"),
         kl=KlConfig(coefficient=0.05),
         iterations=200,
         batch_size=512,
