@@ -4,9 +4,9 @@ Command:   python run_finetune.py configs/chatgpt/tldr_ppo.py
            (it begins with what tldr_sft.py and tldr_reward.py leave; other ones: --init-from SFT_RUN/best
            --reward-model RUN)
 Data:      the 800 posts of ../shared/data/tldr_judged
-Recipe:    Huang et al.'s: KL coefficient 0.05, temperature 0.7, answers of 53 tokens, -1 without an end, the score behind the end token, batches of 512
-           in four epochs, rate 3e-6 to zero; a network for values from the reward model. A tenth of their million
-           answers, as there are few posts
+Recipe:    Huang et al.'s: KL coefficient 0.05, temperature 0.7, answers of 53 tokens, -1 without an end, the score
+           behind the end token, batches of 512 in four epochs, rate 3e-6 to zero; a network for values from the reward
+           model. A tenth of their million answers, as there are few posts
 Hardware:  one accelerator with 24 GB: 36 bytes a parameter, about 4.5 GB, 11 GB for the cache of 512 rollouts, and the
            rest for activations (not measured)
 Published: none for GPT-2 small; of their four runs of Pythia 1 billion two collapsed
