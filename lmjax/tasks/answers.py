@@ -4,6 +4,7 @@ n-best lists and the odds of no answer are those of google-research/bert's run_s
 evaluate-v2.0.py and of CMRC 2018's script. All figures lie in 0 to 1.
 """
 
+import functools
 import re
 import string
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lmjax.data.squad import Offsets, most_context
+from lmjax.errors import UserError
 
 Compare = Callable[[str, str], float]  # (an answer, the prediction) -> figure
 
@@ -94,9 +96,10 @@ def best_threshold(odds: np.ndarray, scores: np.ndarray, answerable: np.ndarray)
 
 
 def best_match(compare: Compare, answers: Sequence[str], predicted: str) -> float:
-    """The best figure over the answers, those left out of which nothing remains; of no answers, whether none is
-    predicted."""
-    return max(compare(answer, predicted) for answer in [a for a in answers if compare(a, "") < 1] or [""])
+    """The best figure over the answers, of SQuAD's those left out of which nothing remains; of no answers, whether none
+    is predicted."""
+    told = answers if compare in COMPARE[True] else [answer for answer in answers if compare(answer, "") < 1]
+    return max(compare(answer, predicted) for answer in told or [""])
 
 
 def normalize(text: str) -> str:
@@ -126,18 +129,26 @@ def exact_chinese(answer: str, predicted: str) -> float:
 
 
 def chinese_f1(answer: str, predicted: str) -> float:
-    """CMRC 2018's: over the longest run that both have, of Chinese characters and words of other letters.
-
-    The official script asks NLTK for those words; here they end at spaces and punctuation.
-    """
+    """CMRC 2018's: over the longest run that both have, of Chinese characters and words of other letters."""
     right, found = segments(answer), segments(predicted)
     return _f1(longest_common(right, found), len(right), len(found))
 
 
 def segments(text: str) -> list[str]:
-    return re.findall(
-        r"[\u4e00-\u9fa5]|(?:(?![\u4e00-\u9fa5])\w)+(?:[.,'](?:(?![\u4e00-\u9fa5])\w)+)*|\S", _plain(text)
-    )
+    """Chinese characters, and what stands between two of them cut by NLTK, as the official script does it. (That also
+    cuts sentences first, by a model that NLTK downloads: a full stop inside such a piece may fall otherwise.)"""
+    pieces = re.findall(r"[\u4e00-\u9fa5]|[^\u4e00-\u9fa5]+", _plain(text))
+    return [word for piece in pieces for word in latin_words()(piece)]
+
+
+@functools.cache
+def latin_words() -> Callable[[str], list[str]]:
+    """NLTK's word tokenizer. Raises UserError where it is not installed."""
+    try:
+        from nltk.tokenize import NLTKWordTokenizer
+    except ImportError:
+        raise UserError("nltk is not installed, and CMRC 2018's F1 needs it: pip install lmjax[zh]") from None
+    return NLTKWordTokenizer().tokenize
 
 
 def longest_common(a: Sequence[str], b: Sequence[str]) -> int:

@@ -29,7 +29,7 @@ from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
 from lmjax.models.task_layers import TaskLayer
 from lmjax.models.wrapped import Wrapped
-from lmjax.tasks.answers import COMPARE, Candidate, best_match, best_threshold, n_best, probabilities
+from lmjax.tasks.answers import COMPARE, Candidate, best_match, best_threshold, latin_words, n_best, probabilities
 from lmjax.tasks.task import Features, Figures, FilesConfig, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Batch, Outputs
 
@@ -54,6 +54,8 @@ def spans(cfg: SpanConfig) -> Task:
         raise UserError(f"{cfg.data}: a causal model knows no token's right side; this task takes an encoder")
     if cfg.frame == "words":
         raise UserError(f"{cfg.data}: a model of whole words finds no part of a text; this task takes BERT or its kin")
+    if record.chinese:
+        latin_words()  # not only when the first answers are scored
     if min(cfg.stride, cfg.query_length, cfg.n_best, cfg.answer_length) < 1:
         raise UserError("task: stride, query_length, n_best and answer_length must be at least 1")
 

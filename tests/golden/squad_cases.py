@@ -84,6 +84,30 @@ def answers(seed: int = 0, count: int = 4000) -> list[tuple[list[str], str]]:
     return found
 
 
+def chinese_answers(seed: int = 0, count: int = 4000) -> list[tuple[list[str], str]]:
+    """The same of Chinese characters, words of other letters, numbers, units and punctuation, with few spaces."""
+    rng, found = random.Random(seed), []
+    words = [
+        *"一二三四人的国",
+        "3.5",
+        "km",
+        "iPhone 4s",
+        "ω-force",
+        "Henry A. Walsh",
+        "don't",
+        "23~28℃",
+        "50%",
+        "1,000",
+    ]
+    words += ["，", "。", "《", "》", "、", "……", "·", "—", "(", ")", '"', "U.S.", "．", " ", "Ｌ"]
+    for _ in range(count):
+        right = ["".join(rng.choice(words) for _ in range(rng.randrange(1, 9))) for _ in range(rng.randrange(1, 4))]
+        chosen = list(rng.choice(right))
+        cut = chosen[rng.randrange(3) :] + [rng.choice(words) for _ in range(rng.randrange(3))]
+        found.append((right, "".join(c for c in cut if rng.random() < 0.95)))
+    return found
+
+
 def tags(seed: int = 0, count: int = 3000) -> list[tuple[list[str], list[str]]]:
     """Tags of a sentence, right ones and predicted ones, with I- wherever it likes."""
     rng, found = random.Random(seed), []

@@ -1,6 +1,7 @@
 """Answers from logits, EM and F1: by hand, and as transformers 4.57.1 computes them (tests/golden/make_squad.py)."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from etils import epath
 from lmjax.data.huggingface import write_tokenizer
 from lmjax.data.squad import Question, most_context, read_questions, trimmed
 from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer, read_tokenizer
+from lmjax.errors import UserError
+from lmjax.tasks import make_task
 from lmjax.tasks.answers import (
     COMPARE,
     best_match,
@@ -17,10 +20,10 @@ from lmjax.tasks.answers import (
     chinese_f1,
     exact,
     exact_chinese,
+    latin_words,
     longest_common,
     n_best,
     probabilities,
-    segments,
     word_f1,
 )
 from lmjax.tasks.spans import SpanConfig, answered, encode
@@ -61,12 +64,21 @@ def test_chinese_answers_by_hand(answer: str, predicted: str, em: float, f1: flo
     assert chinese_f1(answer, predicted) == pytest.approx(f1)
 
 
-def test_latin_words_in_chinese_text_are_cut_as_nltk_does() -> None:
-    tokenize = pytest.importorskip("nltk.tokenize").NLTKWordTokenizer().tokenize
-    assert segments("共有3.5 million人，50%") == ["共", "有", "3.5", "million", "人", "50", "%"]
-    for text in ("3.5 million", "50%", "1,000 people (about)", "iphone 4s", "$5", "one, two"):
-        assert segments(text) == tokenize(text)
+def test_chinese_answers_score_as_by_the_official_script() -> None:
+    golden = np.load(GOLDEN / "cmrc.npz")["figures"]
+    compare = COMPARE[True]
+    ours = [[best_match(one, *answer) for one in compare] for answer in cases.chinese_answers()]
+    np.testing.assert_allclose(ours, golden, rtol=0, atol=1e-12)
+    assert 0.05 < np.mean(golden[:, 0]) < 0.5 < np.mean(golden[:, 1]) < 0.95
     assert longest_common("abcde", "xbcdx") == 3
+
+
+def test_without_nltk_chinese_spans_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nltk.tokenize", None)
+    latin_words.cache_clear()
+    with pytest.raises(UserError, match=r"nltk is not installed, and CMRC 2018's F1 needs it: pip install lmjax\[zh\]"):
+        make_task(SpanConfig(data="cmrc2018"))
+    make_task(SpanConfig(data="squad2"))
 
 
 def test_the_best_match_counts() -> None:
