@@ -239,14 +239,19 @@ def _bleu(found: list[str], references: list[str]) -> str:
 
 
 def convert(model: Model, out: Annotated[str, tyro.conf.Positional]) -> None:
-    """Write a model as a Hugging Face directory.
+    """Write a model as a Hugging Face directory; a reward run as a classifier with one output.
 
     Args:
         model: A run, RUN/best, a checkpoint or a Hugging Face directory (of an older form).
         out: The directory to make.
     """
     from lmjax.interop import load
+    from lmjax.rlhf.scores import is_reward_model, load_reward_model
 
+    if is_reward_model(model):
+        load_reward_model(model).save_hf(out)
+        print(f"{out}: the best state, with its reward as the one output of a sequence classifier")
+        return
     lm = load(model)
     lm.save_hf(out)
     kind, heads = type(lm.config).__name__.removesuffix("Config"), [*lm.heads, *([lm.layer.name] if lm.layer else [])]

@@ -14,13 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from safetensors.numpy import load, save
 
 from lmjax.data.chat_template import Turn
+from lmjax.data.huggingface import write_tokenizer
 from lmjax.data.preferences import answer_tokens
+from lmjax.data.store import built_aside
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
 from lmjax.models import architecture_of
 from lmjax.models.architecture import AttentionConfig, ModelConfig, portable
+from lmjax.models.huggingface import Model, write_model
 from lmjax.models.wrapped import init_wrapped, wrap
 from lmjax.tasks import TaskConfig
 from lmjax.tasks.reward import RewardConfig, every_reward
@@ -31,6 +35,13 @@ from lmjax.types import Array, Params
 MULTIPLE = 32  # rows are padded to multiples of it, so that a program serves many lengths
 
 
+def is_reward_model(run: str | os.PathLike[str]) -> bool:
+    """Whether a run, or RUN/best, learned a reward."""
+    directory = epath.Path(os.fspath(run)).expanduser()
+    directory = directory.parent if directory.name == "best" else directory
+    return bool(steps_of(directory)) and isinstance(read_part(find(directory), TaskConfig, "task"), RewardConfig)
+
+
 def finished(run: str | os.PathLike[str]) -> tuple[epath.Path, float]:
     """The best checkpoint of a reward run (RUN or RUN/best), and the `shift` of its RUN/result.json.
 
@@ -39,7 +50,7 @@ def finished(run: str | os.PathLike[str]) -> tuple[epath.Path, float]:
     """
     directory = epath.Path(os.fspath(run)).expanduser()
     directory = directory.parent if directory.name == "best" else directory
-    if not steps_of(directory) or not isinstance(read_part(find(directory), TaskConfig, "task"), RewardConfig):
+    if not is_reward_model(directory):
         raise UserError(f"{directory} is no reward model; `run_finetune.py configs/chatgpt/reward.py` trains one")
     if not (directory / "result.json").exists():
         raise UserError(f"{directory} has no result.json: it is not finished; the command that began it goes on")
@@ -89,6 +100,44 @@ class RewardModel:
         tokens = np.array([row + [0] * (width - len(row)) for row in rows], np.int32)
         last = np.array([len(row) - 1 for row in rows], np.int32)
         return np.asarray(_score(self.config, self.params, tokens, last))
+
+    def save_hf(self, directory: str | os.PathLike[str]) -> None:
+        """Writes what transformers' AutoModelForSequenceClassification loads and trl takes for a reward model; the
+        scores are the same, `shift` taken off. All or nothing.
+
+        transformers' `score` has no bias: a bias c of a head w becomes c w / |w|^2 in the bias of the last
+        normalisation. It scores several texts at once only by a pad token other than the end token, which GPT-2's
+        tokenizer lacks.
+
+        Raises:
+          UserError: the directory exists; a shape that Hugging Face does not have.
+        """
+        path = epath.Path(os.fspath(directory)).expanduser()
+        if path.exists():
+            raise UserError(f"{path} exists already; choose another directory, or delete it")
+        params = {name: part for name, part in self.params.items() if name != "reward"}
+        if "final_norm" not in params:
+            raise UserError("this model ends without a normalisation of its own, which would carry the head's bias")
+        head_D, bias = np.asarray(self.params["reward"]["kernel"])[:, 0], float(self.params["reward"]["bias"][0])
+        norm = params["final_norm"]
+        params["final_norm"] = {**norm, "bias": norm["bias"] + bias * head_D / (head_D @ head_D)}
+        with built_aside(path) as building:
+            write_model(Model(self.config, (), params, None), building)
+            as_classifier(building, head_D[None], self.tokenizer)
+            write_tokenizer(self.tokenizer, building, self.config.max_position_embeddings, False)  # type: ignore[attr-defined]
+
+
+def as_classifier(directory: epath.Path, score_1D: np.ndarray, tokenizer: Tokenizer) -> None:
+    """Makes a backbone's files those of its class ForSequenceClassification with one output."""
+    file, config = directory / "model.safetensors", directory / "config.json"
+    tensors = {f"transformer.{name}": tensor for name, tensor in load(file.read_bytes()).items()}
+    file.write_bytes(save(tensors | {"score.weight": score_1D}, metadata={"format": "pt"}))
+    content = json.loads(config.read_text())
+    content["architectures"] = [content["architectures"][0].replace("Model", "ForSequenceClassification")]
+    content |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": "regression"}
+    if tokenizer.pad_id is not None and tokenizer.pad_id != tokenizer.eos_id:
+        content["pad_token_id"] = tokenizer.pad_id
+    config.write_text(json.dumps(content, indent=2) + "\n")
 
 
 @partial(jax.jit, static_argnums=0)
