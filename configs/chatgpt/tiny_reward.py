@@ -4,8 +4,8 @@ Command:   python run_finetune.py configs/chatgpt/tiny_reward.py --init-from run
 
 Data:      the 1,698 pairs of ../shared/data/hh_rlhf_harmless and 182 held out; 1,378 and 149 fit into 256 tokens
 Hardware:  one core of an AMD EPYC, jax 0.10.2; 4 minutes
-Result:    from the tiny_sft run: held-out accuracy 0.584 ± 0.040 (standard error; the last of six evaluations, 0.497 to
-           0.584), where the longer answer gives 0.456; calibration error 0.16: it has learned the training pairs by heart
+Result:    from the tiny_sft run: held-out accuracy 0.584 ± 0.040 (standard error; the last of six evaluations, from
+           0.497), where the longer answer gives 0.456; calibration error 0.16, as it knows the training pairs by heart
 
 It may as well begin with a model that was not tuned: --init-from runs/tiny_gpt2 --task.template plain
 """

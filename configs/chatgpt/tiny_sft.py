@@ -5,9 +5,9 @@ Command:   python run_pretrain.py configs/tiny/gpt2.py
            python -m lmjax chat runs/tiny_sft/best
 Data:      the 4,499 instructions of ../shared/data/alpaca, 225 held out, of which 220 fit into 128 tokens
 Hardware:  one core of an AMD EPYC, jax 0.10.2; 5 minutes
-Result:    from a gpt2_files run of 1000 steps on 23 MB of English (docs/chatgpt.md): held-out response loss 4.470 ± 0.041
-           (standard error), perplexity 87.4, accuracy 0.226; the frequencies of tokens alone give 6.780 and 0.033. Its
-           answers have the form of an answer, and no sense
+Result:    from a gpt2_files run of 1000 steps on 23 MB of English (docs/chatgpt.md): held-out response loss 4.470
+           ± 0.041 (standard error), perplexity 87.4, accuracy 0.226; the frequencies of tokens alone give 6.780 and
+           0.033. Its answers have the form of an answer, and no sense
 """
 
 from lmjax.finetuning import FinetuneConfig
