@@ -20,6 +20,7 @@ import jax
 
 from benchmarks.transfer import corpus, recipes, results
 from benchmarks.transfer.recipes import Cell
+from benchmarks.transfer.registry import measured
 from lmjax import commands
 from lmjax.data.files import data_folder
 from lmjax.evals import results as registry
@@ -31,7 +32,6 @@ from lmjax.study import study
 
 ROOT = Path(__file__).parents[2]
 SENTENCE = "If A is caught taking B's money, he will be beaten"
-NAME = "BERT of benchmarks.transfer"
 STOPPED = "stopped on the way; the same command goes on"
 Job = Callable[[], None]
 
@@ -83,11 +83,10 @@ def looks(root: Path) -> Iterator[Job]:
         yield lambda: commands.attention(bert.directory, text=SENTENCE, out=attention)
 
 
-def record(root: Path) -> None:
-    """Puts the pretrained BERT's figures among those that README's table shows beside the papers'."""
-    for cell in recipes.transfer_cells(root):
-        if cell.column == "pretrained" and results.is_of(root, cell.recipe) and results.runs_of(cell):
-            registry.record(registry.measure(cell.recipe.directory), NAME)
+def record(root: Path, folder: Path) -> None:
+    """Puts what is known by now into README's table of results."""
+    for name, figures in measured(root, folder):
+        registry.record(figures, name)
     registry.write_readme(ROOT / "README.md")
 
 
@@ -95,15 +94,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", default="runs/transfer", type=Path, help="where the runs live")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each cell")
-    parser.add_argument("--record", action="store_true", help="only put what is there into README's table of results")
+    parser.add_argument("--record", action="store_true", help="only put what is known into README's table of results")
     given = parser.parse_args()
+    folder = ROOT / "benchmarks/results/transfer"
     if given.record:
-        record(given.directory)
+        record(given.directory, folder)
         return
     keep_freed_memory()
     jax.config.update("jax_compilation_cache_dir", str(given.directory.absolute() / "compiled"))
     corpus.write_english(Path(data_folder()), given.directory / "text")
-    folder = ROOT / "benchmarks/results/transfer"
     write = partial(results.write, given.directory, folder, ROOT / "docs/evaluation.md")
     run(given.directory, folder, given.seeds, write)
     write()

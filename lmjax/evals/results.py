@@ -103,7 +103,7 @@ def measure(path: epath.PathLike) -> list[Measured]:
     named, stored = _model(model, task.heads_of(architecture_of(model))), run / "environment.json"
     hardware = hardware_of(json.loads(stored.read_text()) if stored.is_file() else environment())
     return [
-        Measured(*named, task.supervised.name, metric, setting, _scaled(metric, values), hardware, task_cfg.limit)
+        Measured(*named, task.supervised.name, metric, setting, scaled(metric, values), hardware, task_cfg.limit)
         for metric, values in figures.items()
     ]
 
@@ -196,7 +196,7 @@ def _evaluated(path: epath.Path) -> list[Measured]:
     model, _ = describe_saved(source)
     setting = ", ".join([setting, *changed])  # a part of the rows, or another rule, has no paper beside it
     return [
-        Measured(*_model(model, ()), task, metric, setting, _scaled(metric, [value]), hardware)
+        Measured(*_model(model, ()), task, metric, setting, scaled(metric, [value]), hardware)
         for task, one in tasks.items()
         for metric, value in one["metrics"].items()
         if isinstance(value, float)
@@ -208,15 +208,16 @@ def _model(cfg: ModelConfig, heads: tuple[str, ...]) -> tuple[str, str, tuple[in
     architecture = architecture_of(cfg)
     family = next(name for name, one in MODELS.items() if one is architecture)
     parameters = num_params(architecture, cfg, heads)
-    return f"{family} of {parameters:,} parameters", family, _shape(cfg), parameters
+    return f"{family} of {parameters:,} parameters", family, shape_of(cfg), parameters
 
 
-def _shape(cfg: ModelConfig) -> tuple[int, ...]:
+def shape_of(cfg: ModelConfig) -> tuple[int, ...]:
+    """Width, layers and inner width."""
     return cfg.hidden_size, cfg.num_hidden_layers, cfg.intermediate_size
 
 
 def _same_size(paper: Published, one: Measured) -> bool:
-    return _shape(preset(paper.preset)) == one.shape
+    return shape_of(preset(paper.preset)) == one.shape
 
 
 def _median(combination: Mapping[str, Any]) -> float:
@@ -224,7 +225,8 @@ def _median(combination: Mapping[str, Any]) -> float:
     return sign * combination["figures"][combination["headline"]]["median"]
 
 
-def _scaled(metric: str, values: Sequence[float]) -> tuple[float, ...]:
+def scaled(metric: str, values: Sequence[float]) -> tuple[float, ...]:
+    """Shares in per cent; other figures as they are."""
     factor = 1.0 if any(name in metric for name in AS_THEY_ARE) else 100.0
     return tuple(factor * value for value in values)
 

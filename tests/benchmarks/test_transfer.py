@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.transfer import __main__ as transfer
-from benchmarks.transfer import corpus, recipes, results
+from benchmarks.transfer import corpus, recipes, registry, results
 from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig
 from lmjax.run import RunConfig
@@ -130,6 +130,24 @@ def test_what_is_known_is_not_run_again_on_another_machine(
     asked = trained_in(monkeypatch, tmp_path / "third", page, 1)
     assert asked == [f"{third}/{name}" for name in ("ernie_entity", "ernie_character", *tagged)]
     assert len(json.loads((tmp_path / "results/results.json").read_text())["cells"]) == len(recipes.cells(tmp_path))
+
+
+def test_what_papers_have_too_stands_beside_them_without_the_runs(
+    tmp_path: Path, page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained_in(monkeypatch, tmp_path / "runs", page, 2)
+    found = [(name, one) for name, some in registry.measured(tmp_path / "gone", tmp_path / "results") for one in some]
+    assert {(name.split()[0], one.task, one.setting) for name, one in found} == {
+        ("BERT", "mrpc", "fine-tuned"),
+        ("BERT", "conll2003", "fine-tuned"),
+        ("BERT", "squad2", "fine-tuned"),
+        ("ELMo", "conll2003", "features mix"),
+        ("ERNIE", "msra_ner", "fine-tuned"),
+    }  # of these there are f1s
+    (tagger,) = [one for name, one in found if name.startswith("ELMo")]
+    assert (tagger.rows, tagger.shape, tagger.hardware) == (2000, (64, 2, 256), "2 threads of Abacus")
+    assert [len(one.values) for _, one in found] == [2] * len(found)
+    assert all(value > 1 for _, one in found for value in one.values)  # per cent
 
 
 @pytest.mark.parametrize("number", [1, 2])  # the pretraining, the first fine-tuning

@@ -99,7 +99,7 @@ def test_figures_of_a_test_split_are_beside_those_of_test_splits() -> None:
         ("bert-base-cased", "test", 92.4),
         ("bert-large-cased", "test", 92.8),
     ]
-    assert results._scaled("null_threshold", [-1.5]) == (-1.5,)
+    assert results.scaled("null_threshold", [-1.5]) == (-1.5,)
 
 
 def test_a_study_gives_the_values_and_the_model_of_its_best_combination(tmp_path: Path) -> None:
