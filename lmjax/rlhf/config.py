@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import jax
 import numpy as np
 
 from lmjax.config import operational
@@ -76,6 +77,8 @@ class PpoConfig:
       reward_model: the run of a reward model, whose best state scores; "" where `train_ppo` is given another reward.
       prompts: a file of them, see `data.preferences.read_prompts`. To a model without a chat template, an empty one is
         the beginning of a document.
+      long_prompts: what becomes of prompts of more than `rollout.prompt_length` tokens: "refuse" the file, or "drop"
+        them, counted (Ouyang et al. 2022, appendix C).
       digests: of what these paths hold, filled in when the run begins.
       rollout, shaping, kl: see there.
       pretraining: text mixed in.
@@ -95,6 +98,7 @@ class PpoConfig:
     task: ClmConfig = ClmConfig()
     reward_model: str = ""
     prompts: str
+    long_prompts: Literal["refuse", "drop"] = "refuse"
     digests: Digests = Digests()
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     shaping: ShapingConfig = field(default_factory=ShapingConfig)
@@ -227,13 +231,21 @@ def _judge(cfg: PpoConfig, tokenizer: Tokenizer) -> ModelConfig:
 
 def _prompts(cfg: PpoConfig, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     rows, room = [], cfg.rollout.prompt_length
-    for where, turns in read_prompts(cfg.prompts):
-        rows.append(_prompt_tokens(tokenizer, turns, where))
-        if len(rows[-1]) > room:
+    prompts = read_prompts(cfg.prompts)
+    for where, turns in prompts:
+        row = _prompt_tokens(tokenizer, turns, where)
+        if len(row) <= room:
+            rows.append(row)
+        elif cfg.long_prompts == "refuse":
             raise UserError(
-                f"{where}: the prompt has {len(rows[-1])} tokens, rollout.prompt_length is {room}; raise it, or cut "
-                "the prompt"
+                f"{where}: the prompt has {len(row)} tokens, rollout.prompt_length is {room}; raise it, cut the "
+                "prompt, or set long_prompts to drop"
             )
+    if not rows:
+        raise UserError(f"{cfg.prompts}: all prompts are longer than the {room} tokens of rollout.prompt_length")
+    if len(rows) < len(prompts) and jax.process_index() == 0:
+        left_out = len(prompts) - len(rows)
+        print(f"{cfg.prompts}: {left_out} of {len(prompts)} prompts left out, longer than {room} tokens", flush=True)
     return prompt_rows(rows, room)
 
 

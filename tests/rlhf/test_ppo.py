@@ -176,6 +176,16 @@ def test_a_frozen_reward_model_keeps_its_head(world, monkeypatch):
     np.testing.assert_array_equal(params["reward"]["bias"], np.float32(1) - np.float32(0.123))
 
 
+def test_long_prompts_are_dropped_where_the_config_says_so(world, capsys):
+    cfg, some, long = mdp.config(world), world / "some.jsonl", world / "all_long.jsonl"
+    some.write_text('{"prompt": "ba be bi"}\n{"prompt": "ba"}\n{"prompt": "be bi"}\n')
+    found = resolve(replace(cfg, prompts=str(some), long_prompts="drop"), True)
+    assert found.prompts["tokens"].shape[0] == 1
+    assert "some.jsonl: 2 of 3 prompts left out, longer than 1 tokens" in capsys.readouterr().out
+    long.write_text('{"prompt": "ba be bi"}\n')
+    refused(replace(cfg, prompts=str(long), long_prompts="drop"), "all prompts are longer than the 1 tokens of rollout")
+
+
 def refused(cfg: Any, complaint: str, with_function: bool = True) -> None:
     with pytest.raises(UserError, match=complaint) as caught:
         resolve(cfg, with_function)
