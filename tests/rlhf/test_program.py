@@ -273,3 +273,29 @@ def test_pretraining_text_is_mixed_into_each_minibatch():
         losses.append(-np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), targets[..., None], -1).mean())
     assert losses[1] > 1.5 * losses[0]
     assert metrics["pretraining"] == pytest.approx(np.mean(losses), rel=0.1)  # of four updates, two on each
+
+
+def test_pretraining_text_adds_its_gradient_to_ppos():
+    """Beside an eps that dwarfs it, Adam's first step is the gradient itself."""
+    optim = OptimConfig(peak_lr=1e6, eps=1e6, weight_decay=0.0, clip_norm=0.0)
+    found = program(replace(CFG, epochs=1, minibatches=1, optim=optim))
+    rows = {name: value.reshape(1, B, 8) for name, value in TEXT.items()}
+
+    def moved(weight: float) -> Any:
+        """What an update takes off the parameters, where the text weighs so much."""
+        text = rows | {"text_loss_weights": weight * rows["text_loss_weights"]}
+        with jax.set_mesh(found.mesh):
+            before = jax.device_get(state_of(found).params)
+            after, _ = found.update(state_of(found), first()[0], text, jnp.float32(0))
+        return jax.tree.map(np.subtract, before, jax.device_get(after.params))
+
+    def language_model_loss(params: Any) -> Any:
+        log_p = jax.nn.log_softmax(forward(tiny("gpt2"), ("clm",))(params, tokens=rows["text_tokens"][0])["logits"])
+        return -jnp.take_along_axis(log_p, rows["text_targets"][0][..., None], -1).mean()
+
+    both, ppo = moved(1.0), moved(0.0)
+    assert max(np.abs(x).max() for x in jax.tree.leaves(ppo)) > 0.01
+    np.testing.assert_array_equal(both.pop("value")["kernel"], ppo.pop("value")["kernel"])
+    expected = jax.tree.map(lambda x: 0.5 * x, jax.grad(language_model_loss)(noisy(MODEL, ("clm",))))
+    assert max(np.abs(x).max() for x in jax.tree.leaves(expected)) > 0.01
+    jax.tree.map(lambda a, b, c: np.testing.assert_allclose(a - b, c, atol=1e-6), both, ppo, expected)
