@@ -208,6 +208,31 @@ def test_adagrad_is_tensorflows():
     np.testing.assert_allclose(ours["kernel"], params, rtol=1e-5, atol=1e-6)
 
 
+def test_tf_adam_is_tensorflows():
+    """Its formula in float64: eps stands outside the bias correction, and not inside, as optax has it."""
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=(3, 4)), rng.normal(size=(6, 3, 4)) * rng.choice([0.01, 1.0], (6, 3, 4))
+    b1, b2, eps, lr = 0.9, 0.99, 0.1, 0.05
+    cfg = OptimConfig("tf_adam", b1=b1, b2=b2, eps=eps, weight_decay=0.0, clip_norm=0.0)
+
+    def steps(tx):
+        params = {"kernel": jnp.float32(start)}
+        state, found = tx.init(params), []
+        for gradient in gradients:
+            direction, state = tx.update({"kernel": jnp.float32(gradient)}, state, params)
+            params = descend(params, direction, lr)
+            found.append(params["kernel"])
+        return np.array(found)
+
+    p, m, v, expected = start, 0.0, 0.0, []
+    for t, g in enumerate(gradients, 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        p = p - lr * np.sqrt(1 - b2**t) / (1 - b1**t) * m / (np.sqrt(v) + eps)
+        expected.append(p)
+    np.testing.assert_allclose(steps(make_optimizer(cfg)), expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(steps(optax.scale_by_adam(b1, b2, eps)) - expected).max() > 0.05
+
+
 def test_gradients_are_clipped_first_and_decay_comes_last():
     """From zero moments Adam's first direction is the gradient's sign where eps is small beside it, half of it where
     eps equals it; decay is added as it is, whatever the clipping."""
