@@ -57,7 +57,7 @@ def generate(
     _check_room(cfg, prompts, sampling)
     tokens_BP, segment_ids_BP = flush_right(prompts)  # to a few widths, so that a program serves many lengths
     end = jnp.int32(-1 if eos_id is None else eos_id)
-    new_BN = continue_rows(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed))
+    new_BN, _ = continue_rows(cfg, sampling, end, params, tokens_BP, segment_ids_BP, jax.random.key(seed))
     return [row[: row.index(eos_id)] if eos_id in row else row for row in np.asarray(new_BN).tolist()]
 
 
@@ -97,6 +97,14 @@ def draw(logits_BV: Array, sampling: Sampling, keys_B: Array) -> Array:
     return jax.vmap(jax.random.categorical)(keys_B, next_token_logits(logits_BV, sampling)).astype(jnp.int32)
 
 
+def log_probability(logits_BV: Array, sampling: Sampling, token_B: Array) -> Array:
+    """With which `draw` gives these tokens, float32 [B]; 0 where it always takes the likeliest."""
+    if sampling.temperature == 0:
+        return jnp.zeros(token_B.shape)
+    logits_BV = next_token_logits(logits_BV, sampling)
+    return jnp.take_along_axis(logits_BV, token_B[:, None], -1)[:, 0] - jax.nn.logsumexp(logits_BV, axis=-1)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def continue_rows(
     cfg: AttentionConfig,
@@ -106,8 +114,9 @@ def continue_rows(
     tokens_BP: Array,
     segment_ids_BP: Array,
     key: Array,
-) -> Array:
-    """The new tokens of rows that stand flush right, int32 [B, N], with `eos_id` from a row's end on (-1 = none).
+) -> tuple[Array, Array]:
+    """The new tokens of rows that stand flush right, int32 [B, N], with `eos_id` from a row's end on (-1 = none); and
+    the log-probabilities that they were drawn with, float32 [B, N], of no meaning behind a row's end.
 
     Row r of step n is drawn with a key of its own, folded from `key`, r and n.
     """
@@ -115,31 +124,33 @@ def continue_rows(
     N = sampling.max_new_tokens
     row_keys_B = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
 
-    def choose(logits_BV: Array, step: Array | int, done_B: Array) -> tuple[Array, Array]:
+    def choose(logits_BV: Array, step: Array | int, done_B: Array) -> tuple[Array, Array, Array]:
         keys_B = jax.vmap(lambda k: jax.random.fold_in(k, step))(row_keys_B)
         token_B = jnp.where(done_B, eos_id, draw(logits_BV, sampling, keys_B))
-        return token_B, done_B | (token_B == eos_id)
+        return token_B, log_probability(logits_BV, sampling, token_B), done_B | (token_B == eos_id)
 
     lengths_B = jnp.sum(segment_ids_BP, axis=1)
     positions_BP = jnp.maximum(jnp.cumsum(segment_ids_BP, axis=1) - 1, 0)
     cache = empty_cache(cfg, batch, width + N)
     logits_BV, cache = _forward(cfg, params, tokens_BP, segment_ids_BP, positions_BP, cache)
-    first_B, done_B = choose(logits_BV, 0, jnp.zeros(batch, bool))
+    first_B, log_p_B, done_B = choose(logits_BV, 0, jnp.zeros(batch, bool))
     new_BN = jnp.full((batch, N), eos_id, jnp.int32).at[:, 0].set(first_B)
+    log_p_BN = jnp.zeros((batch, N)).at[:, 0].set(log_p_B)
 
     def unfinished(state: tuple[Any, ...]) -> Array:
-        step, _, _, done_B, _ = state
+        step, *_, done_B, _ = state
         return (step < N) & ~jnp.all(done_B)
 
     def advance(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        step, token_B, new_BN, done_B, cache = state
+        step, token_B, new_BN, log_p_BN, done_B, cache = state
         positions_B1 = (lengths_B + step - 1)[:, None]
         real_B1 = jnp.ones((batch, 1), jnp.int32)
         logits_BV, cache = _forward(cfg, params, token_B[:, None], real_B1, positions_B1, cache)
-        token_B, done_B = choose(logits_BV, step, done_B)
-        return step + 1, token_B, new_BN.at[:, step].set(token_B), done_B, cache
+        token_B, log_p_B, done_B = choose(logits_BV, step, done_B)
+        new_BN, log_p_BN = new_BN.at[:, step].set(token_B), log_p_BN.at[:, step].set(log_p_B)
+        return step + 1, token_B, new_BN, log_p_BN, done_B, cache
 
-    return jax.lax.while_loop(unfinished, advance, (1, first_B, new_BN, done_B, cache))[2]
+    return jax.lax.while_loop(unfinished, advance, (1, first_B, new_BN, log_p_BN, done_B, cache))[2:4]
 
 
 def stream(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lmjax.errors import UserError
-from lmjax.generate import Sampling, continue_rows, draw, generate, next_token_logits
+from lmjax.generate import Sampling, continue_rows, draw, generate, log_probability, next_token_logits
 from lmjax.models.architecture import ModelConfig
 from lmjax.types import Params
 from tests.models.tiny import forward, noisy, tiny
@@ -62,9 +62,9 @@ def test_a_row_that_has_ended_writes_nothing_more():
     tokens_BP = np.zeros((1, 32), np.int32)
     tokens_BP[0, -4:] = PROMPTS[0]
     segment_ids_BP = (np.arange(32)[None] >= 28).astype(np.int32)
-    raw = continue_rows(CFG, GREEDY, jnp.int32(eos), PARAMS, tokens_BP, segment_ids_BP, jax.random.key(0))[0].tolist()
+    new_BN, _ = continue_rows(CFG, GREEDY, jnp.int32(eos), PARAMS, tokens_BP, segment_ids_BP, jax.random.key(0))
     end = alone.index(eos)
-    assert raw == alone[:end] + [eos] * (12 - end)
+    assert new_BN[0].tolist() == alone[:end] + [eos] * (12 - end)
     assert any(token != eos for token in alone[end:])
 
 
@@ -113,7 +113,9 @@ def test_draws_follow_the_exact_probabilities(sampling):
         jax.nn.softmax(next_token_logits(jnp.asarray(logits)[None], sampling))[0], p, rtol=1e-5, atol=1e-7
     )
     keys = jax.random.split(jax.random.key(0), draws)
-    tokens = draw(jnp.broadcast_to(jnp.asarray(logits)[None], (draws, 12)), sampling, keys)
+    rows = jnp.broadcast_to(jnp.asarray(logits)[None], (draws, 12))
+    tokens = draw(rows, sampling, keys)
+    np.testing.assert_allclose(log_probability(rows, sampling, tokens), np.log(p[np.asarray(tokens)]), atol=1e-5)
     counts = np.bincount(tokens, minlength=12)
     assert not counts[p == 0].any()
     chi2 = ((counts - draws * p) ** 2 / (draws * p + (p == 0))).sum()

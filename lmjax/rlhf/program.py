@@ -45,7 +45,7 @@ class Program:
     Attributes:
       init_state: () -> parameters drawn from the seed, a fresh optimizer, iteration 0.
       reference: where the reference's parameters lie.
-      roll_out: (parameters, key, iteration, prompts) -> rows, see `rollout.answered`.
+      roll_out: (parameters, key, iteration, prompts) -> rows, see `rollout.roll_out`.
       score: (state, the reference's parameters, rows, scores [B]) -> experience, figures.
       update: (state, experience, pretraining text, divergence) -> state of the next iteration, metrics.
       update_on: the same on given minibatches: int32 [E * M, A, R], numbers of rows.
@@ -160,6 +160,7 @@ def _score(
     }
     if cfg.shaping.whiten_over == "batch":
         experience |= _with_advantages(cfg, experience)
+    difference_BN = jnp.abs(rows["sampler_log_probs"] - log_probs_BN)
     figures = {
         "score": jnp.mean(scores_B.astype(jnp.float32)),
         "reward": jnp.mean(jnp.sum(rewards_BN, axis=1)),
@@ -168,6 +169,7 @@ def _score(
         "rollout_entropy": jnp.sum(entropy_BN * mask_BN) / jnp.sum(mask_BN),
         "response_length": jnp.mean(jnp.sum(mask_BN, axis=1)),
         "eos_share": jnp.mean(rows["ended"].astype(jnp.float32)),
+        "sampler_difference": jnp.max(difference_BN, where=mask_BN > 0, initial=0),
     }
     return experience, figures
 
@@ -216,7 +218,7 @@ def _update(
     made = jnp.sum(metrics["updates"])
     means = jax.tree.map(lambda x: jnp.sum(x, axis=0) / made, metrics) | {"updates": made}
     state = state.replace(step=iteration + 1, extra={"kl_coefficient": coefficient})
-    return state, means | {"first_ratio": metrics["ratio"][0]}
+    return state, means | {"first_log_ratio": jnp.sqrt(2 * metrics["approximate_kl"][0])}
 
 
 def _abstract_rows(cfg: "PpoConfig") -> dict[str, jax.ShapeDtypeStruct]:

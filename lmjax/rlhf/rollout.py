@@ -72,12 +72,16 @@ def roll_out(
     prompts: dict[str, Array],
     key: Array,
 ) -> dict[str, Array]:
-    """Draws an answer to each prompt, by the kernel that runs anywhere; see `answered` for what comes back."""
+    """Draws an answer to each prompt, by the kernel that runs anywhere.
+
+    Returns the rows of `answered`, and sampler_log_probs float32 [B, N], what the answers' tokens were drawn with.
+    """
     sampling = Sampling(cfg.response_length, cfg.temperature)
     # Where early ends do not count, drawing goes on behind them.
     end = jnp.int32(-1 if cfg.truncate_after else eos_id)
-    new_BN = continue_rows(portable(model), sampling, end, params, prompts["tokens"], prompts["segment_ids"], key)
-    return answered(prompts, new_BN, eos_id, pad_id, cfg.truncate_after)
+    texts = prompts["tokens"], prompts["segment_ids"]
+    new_BN, log_probs_BN = continue_rows(portable(model), sampling, end, params, *texts, key)
+    return answered(prompts, new_BN, eos_id, pad_id, cfg.truncate_after) | {"sampler_log_probs": log_probs_BN}
 
 
 def answered(

@@ -116,6 +116,9 @@ def test_what_a_run_leaves(world):
     assert drawn == pytest.approx(16 * first["response_length"])
     assert first["response_length"] < mdp.STEPS
     assert abs(first["score"]) < 1.5
+    for line in lines(directory):  # answers are drawn, in six iterations, from the policy that is updated
+        assert line["first_log_ratio"] == 0
+        assert line["sampler_difference"] < 1e-5
     (samples,) = json.loads((directory / "samples.json").read_text())
     assert len(samples["rows"][0]) == 3
     page = report(directory).read_text()

@@ -77,7 +77,7 @@ def found() -> Any:
     params = {**network(trl, "weights/policy", model), NETWORK: network(trl, "weights/value", model)}
     prompts, new = np.split(trl["query_responses"].astype(np.int32), [length - answer], axis=1)
     starts = {"tokens": jnp.asarray(prompts), "segment_ids": jnp.asarray(prompts != PAD).astype(jnp.int32)}
-    given = answered(starts, jnp.asarray(new), EOS, PAD)
+    given = answered(starts, jnp.asarray(new), EOS, PAD) | {"sampler_log_probs": jnp.zeros(new.shape)}
     orders = jnp.asarray(trl["orders"].reshape(-1, 1, cfg.micro_batch), jnp.int32)
     with jax.set_mesh(program.mesh):
         state = program.init_state()
