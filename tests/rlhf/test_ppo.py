@@ -129,6 +129,33 @@ def test_what_a_run_leaves(world):
     assert lm.tokenizer.eos_id == mdp.EOS
 
 
+@pytest.fixture(scope="module")
+def halved(world) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """Two iterations in bfloat16, of which the first has the rate 0: their log, and the texts of each."""
+    drawn = []
+
+    def seen(tokens, is_response):
+        drawn.append(np.asarray(tokens))
+        return mdp.reward(tokens, is_response)
+
+    optim = OptimConfig(peak_lr=2e-3, weight_decay=0.0, warmup=1, decay="linear_from_zero")
+    cfg = short(world, "halved", dtype="bfloat16", frozen_dtype="bfloat16", optim=optim, stop_at=2)
+    train_ppo(cfg, seen)
+    return lines(world / "halved"), drawn
+
+
+def test_an_iteration_in_bfloat16(halved):
+    """The policy begins where its reference stands, but for rounding: the reference's parameters are bfloat16 too."""
+    for line in halved[0]:
+        figures = [figure for name in line if name != "split" for figure in jax.tree.leaves(line[name])]
+        assert np.all(np.isfinite(figures))
+        assert line["skipped"] == 0
+        assert line["first_log_ratio"] == 0
+        assert line["sampler_difference"] < 0.05
+        assert abs(line["kl"]) < 0.02
+    assert [line["learning_rate"] > 0 for line in halved[0]] == [False, True]
+
+
 def test_what_is_drawn_follows_the_log_probabilities(world):
     """Frequencies of whole answers against exp of what the loss takes for their log-probability, at the temperature."""
     draws, params = 20_000, noisy(mdp.MODEL, ("clm",))
