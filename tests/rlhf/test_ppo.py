@@ -156,6 +156,13 @@ def test_an_iteration_in_bfloat16(halved):
     assert [line["learning_rate"] > 0 for line in halved[0]] == [False, True]
 
 
+def test_the_loop_draws_anew_at_each_iteration(halved):
+    """From the same policy, to the same prompt."""
+    assert halved[0][0]["learning_rate"] == 0
+    first, second = halved[1]
+    assert not np.array_equal(first, second)
+
+
 def test_what_is_drawn_follows_the_log_probabilities(world):
     """Frequencies of whole answers against exp of what the loss takes for their log-probability, at the temperature."""
     draws, params = 20_000, noisy(mdp.MODEL, ("clm",))
