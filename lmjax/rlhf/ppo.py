@@ -166,7 +166,7 @@ def scored(reward: Reward, tokens: Array, is_response: Array) -> Array:
 def _normalised(run: Resolved, program: Program, reference: Params, reward: Reward) -> Reward:
     """The reward by a gain and a bias with which the reference's answers score 0 in the mean, give or take 1 (Ziegler
     et al. 2019). They follow from the seed, so that a resumed run has the same."""
-    iteration, key = run.cfg.iterations, jax.random.key(run.cfg.seed)  # which no other rollout has
+    iteration, key = run.cfg.iterations, jax.random.key(run.cfg.seed)  # which no iteration has
     rows = program.roll_out(reference, key, jnp.int32(iteration), _prompts(run, program, iteration))
     scores = _whole(scored(reward, *as_text(rows, run.pad_id)))
     mean, spread = float(scores.mean()), float(scores.std())
