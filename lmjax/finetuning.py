@@ -41,7 +41,7 @@ from lmjax.train.log import LogConfig
 from lmjax.train.loop import is_over, train
 from lmjax.train.optim import OptimConfig
 from lmjax.train.reference import with_reference
-from lmjax.train.saved import describe_saved, digest_of_saved
+from lmjax.train.saved import check_predicts, describe_saved, digest_of_saved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +188,8 @@ def _check_model(cfg: FinetuneConfig, model: ModelConfig, architecture: Architec
         raise UserError(f"{cfg.init_from} is a {kind}; this task takes an encoder or a decoder of tokens")
     if architecture.reads == "words" and not cfg.task.features.frozen:
         raise UserError(f"{cfg.init_from} is a {kind}; this task takes it as features: --task.features.layers mix")
+    if cfg.weights == "pretrained" and make_task(cfg.task).heads == ("clm",):  # it goes on with the language model
+        check_predicts(cfg.init_from, model)
     check_features(cfg.task.features, architecture, model)
 
 

@@ -16,12 +16,15 @@ from lmjax.finetuning import FinetuneConfig, finetune, resolve
 from lmjax.interop import LanguageModel
 from lmjax.predictions import predict_file
 from lmjax.study import one_run, study, summary, table
+from lmjax.tasks.dpo import DpoConfig
+from lmjax.tasks.instruction import InstructionConfig
 from lmjax.train.assemble import assemble, open_data
 from lmjax.train.checkpoint import steps_of
 from lmjax.train.loop import is_over
 from lmjax.types import TrainState
 from tests.end_to_end import tiny
 from tests.models import tiny as models
+from tests.rlhf import mdp
 from tests.tiny_runs import on_one_device, tiny_tokenizer, write_run
 
 ROOT = Path(__file__).parents[1]
@@ -169,6 +172,17 @@ def test_the_table_has_the_best_median_first() -> None:
     lines = table({"low": summary(runs(0.1)), "high": one}).splitlines()
     assert lines[1].split() == ["high", "0.7000", "0.7000", "0.2000", "0.9000", "3"]
     assert lines[2].split() == ["low", "0.1000", "0.1000", "-", "0.1000", "1"]
+
+
+def test_a_language_model_is_not_tuned_from_a_reward_model(recipe: FinetuneConfig, tmp_path: Path) -> None:
+    """Whose output layer nobody has trained on; what brings a layer of its own begins with any backbone."""
+    mdp.write_world(tmp_path)
+    mdp.write_reward_model(tmp_path, tmp_path / "judge")
+    cfg = replace(recipe, init_from=str(tmp_path / "judge"))
+    for task in (InstructionConfig(data="chat", template="plain"), DpoConfig(data="rankings")):
+        with pytest.raises(UserError, match=r"judge is no causal language model \(its heads: none\); take a GPT"):
+            resolve(replace(cfg, task=task))
+    assert resolve(cfg).init_from == cfg.init_from
 
 
 def test_refusals(recipe: FinetuneConfig, tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from lmjax.data.schedule import Stage
 from lmjax.data.store import Store
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
-from lmjax.models import architecture_of
-from lmjax.models.architecture import AttentionConfig, Dtype, ModelConfig, check_use
+from lmjax.models.architecture import AttentionConfig, Dtype, ModelConfig
 from lmjax.parallel import MeshConfig
 from lmjax.rlhf.advantages import KlConfig, ShapingConfig
 from lmjax.rlhf.rollout import RolloutConfig, prompt_rows
@@ -28,7 +27,7 @@ from lmjax.tasks.pretraining import ClmConfig
 from lmjax.train.checkpoint import CheckpointConfig
 from lmjax.train.log import LogConfig
 from lmjax.train.optim import OptimConfig
-from lmjax.train.saved import describe_saved, digest_of_saved
+from lmjax.train.saved import check_predicts, describe_saved, digest_of_saved
 
 
 @dataclass(frozen=True)
@@ -160,9 +159,9 @@ def resolve(cfg: PpoConfig, with_function: bool) -> Resolved:
     """Reads what the config names, without weights. `with_function`: whether a function scores the answers.
 
     Raises:
-      UserError: a model that is not causal or has no tokenizer with an end token; padding that is the end token; a
-        reward model that is none, or has another tokenizer or template; a model too short for prompt and answer; no
-        reward, or two; a prompt that does not fit.
+      UserError: what is no causal language model, or has no tokenizer with an end token; padding that is the end
+        token; a reward model that is none, or has another tokenizer or template; a model too short for prompt and
+        answer; no reward, or two; a prompt that does not fit.
     """
     if bool(cfg.reward_model) == with_function:
         raise UserError("one reward is needed: reward_model, the run of a reward model, or a function for train_ppo")
@@ -171,7 +170,7 @@ def resolve(cfg: PpoConfig, with_function: bool) -> Resolved:
     if not cfg.init_from:
         raise UserError("no model to begin with: init_from takes a run or a Hugging Face directory")
     model, tokenizer = describe_saved(cfg.init_from)
-    check_use(model, architecture_of(model).heads, "generate")
+    check_predicts(cfg.init_from, model)
     assert isinstance(model, AttentionConfig)
     _check_room(cfg.init_from, model, cfg.rollout)
     if tokenizer is None or tokenizer.eos_id is None:

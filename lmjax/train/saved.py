@@ -53,6 +53,20 @@ def describe_saved(path: epath.PathLike) -> tuple[ModelConfig, Tokenizer | None]
     return cfg, _tokenizer(path, directory, is_ours, cfg)
 
 
+def check_predicts(path: epath.PathLike, cfg: ModelConfig) -> None:
+    """Raises UserError where the model at `path` with config `cfg` was not left as one that predicts next tokens: an
+    encoder, or a run whose task had no such head, as a reward model's."""
+    located, is_ours = _located(path)
+    heads = architecture_of(cfg).heads  # of a GPT of Hugging Face's: the head has no weights that would tell
+    if is_ours:
+        heads = make_task(read_part(find(located), TaskConfig, "task")).heads_of(architecture_of(cfg))
+    if "clm" not in heads:
+        raise UserError(
+            f"init_from {path} is no causal language model (its heads: {', '.join(heads) or 'none'}); take a GPT that "
+            "predicts next tokens, such as the one that a reward model began from"
+        )
+
+
 def digest_of_saved(path: epath.PathLike) -> str:
     """Another one for another model: of a checkpoint's checksums, or of a Hugging Face directory's files. Raises
     UserError as `read_saved` does."""

@@ -250,7 +250,9 @@ def test_what_cannot_be_is_refused_in_one_line(world):
     refused(replace(cfg, value="network"), "value 'network'")
     bert = tiny("bert", vocab_size=6)
     LanguageModel(bert, ("mlm",), noisy(bert, ("mlm",)), load(world / "reference").tokenizer).save_hf(world / "bert")
-    refused(replace(cfg, init_from=str(world / "bert")), "generate needs a model with head clm")
+    refused(replace(cfg, init_from=str(world / "bert")), r"bert is no causal language model \(its heads: .*mlm")
+    mdp.write_reward_model(world, world / "scores")
+    refused(replace(cfg, init_from=str(world / "scores/best")), r"scores/best is no .*\(its heads: none\); take a GPT")
 
 
 def test_a_reward_of_another_tokenizer_is_refused(world):
