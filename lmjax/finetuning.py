@@ -26,7 +26,6 @@ from lmjax.models.architecture import Architecture, AttentionConfig, Dtype, Mode
 from lmjax.models.features import FeatureConfig, check_features
 from lmjax.ops.attention import Implementation
 from lmjax.parallel import MeshConfig, on_first_process
-from lmjax.predictions import chosen_state
 from lmjax.report import report
 from lmjax.run import RunConfig
 from lmjax.samples import write_answers
@@ -41,7 +40,7 @@ from lmjax.train.log import LogConfig
 from lmjax.train.loop import is_over, train
 from lmjax.train.optim import OptimConfig
 from lmjax.train.reference import with_reference
-from lmjax.train.saved import check_predicts, describe_saved, digest_of_saved
+from lmjax.train.saved import check_predicts, chosen_state, describe_saved, digest_of_saved
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,16 +19,10 @@ from lmjax.parallel import MeshConfig
 from lmjax.run import RunConfig
 from lmjax.tasks.task import FilesConfig, Predictions
 from lmjax.train.assemble import Program, assemble
-from lmjax.train.checkpoint import find, read_arrays, read_config, restore_params
+from lmjax.train.checkpoint import read_config, restore_params
 from lmjax.train.evaluate import predict
-from lmjax.train.saved import describe_saved
+from lmjax.train.saved import chosen_state, describe_saved
 from lmjax.types import Params
-
-
-def chosen_state(directory: epath.Path) -> epath.Path:
-    """The checkpoint of a run that its results are of: the best one, or the last where none was evaluated."""
-    evaluated = int(read_arrays(find(directory), lambda name: name == "extra/best/step")["extra/best/step"]) >= 0
-    return find(directory / "best" if evaluated else directory)
 
 
 def predict_file(run: epath.PathLike, file: epath.PathLike) -> dict[str, str]:

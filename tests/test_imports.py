@@ -21,7 +21,7 @@ RANKS = {
     **dict.fromkeys(["train", "generate", "beam"], 6),
     "interop": 7,
     **dict.fromkeys(["evals", "collect", "report", "samples", "chat", "verify", "run"], 8),
-    **dict.fromkeys(["pretraining", "finetuning", "rlhf"], 9),
+    **dict.fromkeys(["pretraining", "finetuning", "predictions", "rlhf"], 9),
     **dict.fromkeys(["recipes", "study", "chatgpt"], 10),
     "commands": 11,
     "__main__": 12,

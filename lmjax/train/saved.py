@@ -19,7 +19,7 @@ from lmjax.models.architecture import ModelConfig, abstract_params, portable
 from lmjax.models.huggingface import Model, read_json, read_model, read_model_config, released_options
 from lmjax.models.wrapped import init_wrapped, wrap
 from lmjax.tasks import TaskConfig, make_task
-from lmjax.train.checkpoint import find, last_checkpoints, read_config, restore_params
+from lmjax.train.checkpoint import find, last_checkpoints, read_arrays, read_config, restore_params
 from lmjax.train.files import MANIFEST, sums
 
 
@@ -51,6 +51,12 @@ def describe_saved(path: epath.PathLike) -> tuple[ModelConfig, Tokenizer | None]
     directory = find(path) if is_ours else path
     cfg = read_part(directory, ModelConfig, "model") if is_ours else read_model_config(path)
     return cfg, _tokenizer(path, directory, is_ours, cfg)
+
+
+def chosen_state(directory: epath.Path) -> epath.Path:
+    """The checkpoint of a run that its results are of: the best one, or the last where none was evaluated."""
+    evaluated = int(read_arrays(find(directory), lambda name: name == "extra/best/step")["extra/best/step"]) >= 0
+    return find(directory / "best" if evaluated else directory)
 
 
 def check_predicts(path: epath.PathLike, cfg: ModelConfig) -> None:
