@@ -175,7 +175,11 @@ def test_the_width_of_the_padding_changes_nothing():
         np.testing.assert_allclose(experience[name][real], first()[0][name][real], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("cfg", [CFG, replace(CFG, value="network", shaping=WHITENED_APART)], ids=["head", "network"])
+SLOWER = replace(CFG.optim, peak_lr=1e-3)  # Adam divides a tiny gradient, and so its rounding, by its own size
+NETWORK_CFG = replace(CFG, value="network", shaping=WHITENED_APART, optim=SLOWER)
+
+
+@pytest.mark.parametrize("cfg", [CFG, NETWORK_CFG], ids=["head", "network"])
 def test_an_update_does_not_depend_on_the_devices(cfg: PpoConfig):
     """Rewards and advantages are whitened over all answers, wherever they lie."""
     alone = first() if cfg == CFG else iteration(program(cfg))
@@ -183,7 +187,7 @@ def test_an_update_does_not_depend_on_the_devices(cfg: PpoConfig):
     for name, value in figures.items():
         assert value == pytest.approx(alone[1][name], rel=1e-5, abs=1e-5), name
     assert metrics["loss"] == pytest.approx(alone[3]["loss"], abs=1e-5)
-    assert_same(after.params, alone[2].params, atol=5e-5)  # Adam divides a tiny gradient by its own size
+    assert_same(after.params, alone[2].params, atol=1e-5)
 
 
 def test_neither_accumulation_nor_where_one_minibatch_is_whitened_matters():
