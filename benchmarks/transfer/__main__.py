@@ -4,12 +4,14 @@
 
 Resumable: what has a result is passed over, so the same command goes on where it was stopped, also on another machine:
 results.json tells what is done, and a model is pretrained again only if a run lacks it. Every part is run with one seed
-before any gets another. After each step benchmarks/results/transfer/ holds all that is known by then: results.json, the
-pictures, and the tables, which also stand in docs/evaluation.md.
+before any gets another, in a process on a core of its own and with a log of its own; as many run at once as there are
+cores. As they go, benchmarks/results/transfer/ holds all that is known by then: results.json, the pictures, and the
+tables, which also stand in docs/evaluation.md.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +23,7 @@ import jax
 from benchmarks.transfer import corpus, recipes, results
 from benchmarks.transfer.recipes import Cell
 from benchmarks.transfer.registry import measured
+from benchmarks.transfer.side_by_side import side_by_side
 from lmjax import commands
 from lmjax.data.files import data_folder
 from lmjax.evals import results as registry
@@ -36,24 +39,42 @@ STOPPED = "stopped on the way; the same command goes on"
 Job = Callable[[], None]
 
 
-def run(root: Path, folder: Path, seeds: int, write: Job) -> None:
-    """All that is not done yet, in order; `write` after each job."""
-    for job in jobs(root, folder, seeds):
+def run(root: Path, folder: Path, seeds: int, write: Job, only: str = "") -> None:
+    """All that is not done yet, or of the part `only`, in order; `write` after each job."""
+    for job in jobs(root, folder, seeds, only):
         job()
         write()
 
 
-def jobs(root: Path, folder: Path, seeds: int) -> Iterator[Job]:
+def jobs(root: Path, folder: Path, seeds: int, only: str = "") -> Iterator[Job]:
     for number in range(1, seeds + 1):
-        for runs, cells in recipes.parts(root):
+        for part, (runs, cells) in recipes.parts(root).items():
+            if only not in ("", part):
+                continue
             counts = results.runs_known(cells, root, folder)
             wanting = [cell for cell, count in zip(cells, counts, strict=True) if count < number]
             for cfg in runs:
                 begun = any(Path(cell.recipe.init_from).is_relative_to(cfg.directory) for cell in wanting)
                 if begun and not results.is_pretrained(root, cfg):
                     yield partial(pretraining, root, cfg)
-            yield from looks(root)
+            if part == "bert":
+                yield from looks(root)
             yield from (partial(finetuning, root, cell, number) for cell in wanting)
+
+
+def run_side_by_side(root: Path, folder: Path, seeds: int, write: Job) -> None:
+    """The same with a process for each part that has something to do, as many at once as there are cores."""
+    for number in range(1, seeds + 1):
+        wanting = [part for part in recipes.parts(root) if next(jobs(root, folder, number, part), None)]
+        commands = {
+            root / f"{part}.log": [sys.executable, "-m", "benchmarks.transfer", "--part", part, "--seeds", str(number),
+                                   "--directory", str(root)]
+            for part in wanting
+        }  # fmt: skip
+        if commands:
+            print(f"seeds 0 to {number - 1}: {', '.join(map(str, commands))}", flush=True)
+        if any(side_by_side(commands, write)):
+            sys.exit(f"{STOPPED}; their logs say more")
 
 
 def pretraining(root: Path, cfg: RunConfig) -> None:
@@ -94,18 +115,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", default="runs/transfer", type=Path, help="where the runs live")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each cell")
+    parser.add_argument("--part", choices=list(recipes.parts(Path())), help="only this one, in this process")
+    parser.add_argument("--core", type=int, help="keep to this one")
     parser.add_argument("--record", action="store_true", help="only put what is known into README's table of results")
     given = parser.parse_args()
     folder = ROOT / "benchmarks/results/transfer"
     if given.record:
         record(given.directory, folder)
         return
+    if given.core is not None:
+        os.sched_setaffinity(0, {given.core})
     keep_freed_memory()
     jax.config.update("jax_compilation_cache_dir", str(given.directory.absolute() / "compiled"))
     corpus.write_english(Path(data_folder()), given.directory / "text")
     write = partial(results.write, given.directory, folder, ROOT / "docs/evaluation.md")
-    run(given.directory, folder, given.seeds, write)
-    write()
+    if given.part:
+        run(given.directory, folder, given.seeds, lambda: None, given.part)
+    else:
+        run_side_by_side(given.directory, folder, given.seeds, write)
 
 
 if __name__ == "__main__":

@@ -209,19 +209,23 @@ def cell(root: Path, part: str, row: str, column: str, recipe: FinetuneConfig, s
     )
 
 
-def parts(root: Path) -> list[tuple[list[RunConfig], list[Cell]]]:
+def parts(root: Path) -> dict[str, tuple[list[RunConfig], list[Cell]]]:
     """What is pretrained, and the cells that begin with it; in the order of the tables."""
-    return [
-        ([pretrained_bert(root)], transfer_cells(root)),
-        ([pretrained_elmo(root)], elmo_cells(root)),
-        ([pretrained_ernie(root, units) for units in ("entity", "character")], ernie_cells(root)),
-        ([masked(root), causal(root)], masked_cells(root)),
-    ]
+    compared = {
+        kind: [one for one in masked_cells(root) if one.column.startswith(kind)] for kind in ("masked", "causal")
+    }
+    return {
+        "bert": ([pretrained_bert(root)], transfer_cells(root)),
+        "elmo": ([pretrained_elmo(root)], elmo_cells(root)),
+        "ernie": ([pretrained_ernie(root, units) for units in ("entity", "character")], ernie_cells(root)),
+        "masked": ([masked(root)], compared["masked"]),
+        "causal": ([causal(root)], compared["causal"]),
+    }
 
 
 def cells(root: Path) -> list[Cell]:
-    return [cell for _, some in parts(root) for cell in some]
+    return [cell for _, some in parts(root).values() for cell in some]
 
 
 def pretrainings(root: Path) -> list[RunConfig]:
-    return [run for runs, _ in parts(root) for run in runs]
+    return [run for runs, _ in parts(root).values() for run in runs]
