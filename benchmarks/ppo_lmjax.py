@@ -23,9 +23,9 @@ QUIET = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0
 SIZES = {
     "6m": GptConfig(
         vocab_size=4096, hidden_size=256, num_hidden_layers=6, num_attention_heads=4, intermediate_size=1024,
-        max_position_embeddings=256, **QUIET,
+        max_position_embeddings=256, unroll=6, **QUIET,
     ),
-    "gpt2": GptConfig(**QUIET),
+    "gpt2": GptConfig(unroll=12, **QUIET),
 }  # fmt: skip
 
 

@@ -133,9 +133,10 @@ def check(cfg: ModelConfig, length: int) -> None:
 
 
 def portable(cfg: ModelConfig) -> ModelConfig:
-    """The same model by the kernel and the memory plan that run anywhere."""
+    """The same model by the kernel and the memory plan that run anywhere; its layers in a loop, since unrolled ones
+    would copy a cache at each token."""
     cfg = replace(cfg, remat="none")
-    return replace(cfg, attention="xla") if isinstance(cfg, AttentionConfig) else cfg
+    return replace(cfg, attention="xla", unroll=1) if isinstance(cfg, AttentionConfig) else cfg
 
 
 def check_use(cfg: ModelConfig, heads: Sequence[str], verb: str) -> None:

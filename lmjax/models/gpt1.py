@@ -74,9 +74,9 @@ class Gpt1Layer(nn.Module):
         self, x_BLD: Array, cache: dict[str, Array] | None, mask: Array | None, offset: Array | int
     ) -> tuple[Array, dict[str, Any]]:
         cfg, init = self.cfg, normal(self.cfg.initializer_range)
-        x_BLD, cache, probabilities = post_norm(cfg, self.train, cfg.activation, init, x_BLD, mask, cache, offset)
+        x_BLD, new, probabilities = post_norm(cfg, self.train, cfg.activation, init, x_BLD, mask, cache, offset)
         collected = {"hidden": x_BLD, "attention": probabilities} if self.collect else {}
-        return x_BLD, {"cache": cache, **collected}
+        return x_BLD, {"cache": new, **collected}
 
 
 class Gpt1(nn.Module):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.models.architecture import AttentionConfig, ModelConfig, PositionForm
-from lmjax.ops.attention import attention, attention_mask
+from lmjax.ops.attention import attention, attention_mask, cached_attention
 from lmjax.ops.dense import dense
 from lmjax.ops.dropout import dropout
 from lmjax.parallel import BATCH_AXES, constrain
@@ -157,9 +157,10 @@ class PositionEmbedding(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with biases: of tokens to each other, or, with `cross`, to the states `memory_BSD`.
 
-    With a `cache` {"key", "value": [B, S, H, K]}, the new keys and values are written at `offset` and attention runs
-    over the whole cache; a cross-attention without `memory_BSD` reads the cache that an earlier call has filled.
-    Returns (output [B, L, D], cache or None, probabilities [B, H, L, S] or None).
+    With a `cache` {"key", "value": [B, H, S, K]}, attention runs over what it holds, and over the tokens themselves,
+    whose own keys and values [B, H, L, K] are returned, to be written at `offset` (see `appended`). A cross-attention
+    without `memory_BSD` reads the cache that an earlier call has filled, and has nothing to add.
+    Returns (output [B, L, D], what is to be added to the cache or None, probabilities [B, H, L, S] or None).
     """
 
     cfg: AttentionConfig
@@ -180,21 +181,31 @@ class Attention(nn.Module):
         cfg = self.cfg
         D, heads = cfg.hidden_size, (cfg.num_attention_heads, cfg.head_size)
         q = Dense((D,), heads, self.kernel_init, name="query")(x_BLD)
-        read_BSD = memory_BSD if self.cross else x_BLD
+        read_BSD, new = memory_BSD if self.cross else x_BLD, None
+        read = {}
         if read_BSD is not None:
-            k, v = (Dense((D,), heads, self.kernel_init, name=name)(read_BSD) for name in ("key", "value"))
+            read = {name: Dense((D,), heads, self.kernel_init, name=name)(read_BSD) for name in ("key", "value")}
+        if cache is not None and read:
+            new = {name: jnp.swapaxes(x, 1, 2).astype(cache[name].dtype) for name, x in read.items()}
+        if cache is not None and not (self.cross and read):
+            mixed, probabilities = cached_attention(q, cache, mask, new, offset)
         else:
-            assert cache is not None
-            k, v = cache["key"], cache["value"]
-        if cache is not None and read_BSD is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(cache["key"], k.astype(cache["key"].dtype), offset, axis=1)
-            v = jax.lax.dynamic_update_slice_in_dim(cache["value"], v.astype(cache["value"].dtype), offset, axis=1)
-            cache = {"key": k, "value": v}
-        key = self.make_rng("dropout") if self.train and cfg.attention_dropout else None
-        mixed, probabilities = attention(
-            q, k, v, mask, dropout_rate=cfg.attention_dropout, dropout_key=key, implementation=cfg.attention
-        )
-        return Dense(heads, (D,), self.out_init, name="out")(mixed), cache, probabilities
+            key = self.make_rng("dropout") if self.train and cfg.attention_dropout else None
+            mixed, probabilities = attention(
+                q,
+                read["key"],
+                read["value"],
+                mask,
+                dropout_rate=cfg.attention_dropout,
+                dropout_key=key,
+                implementation=cfg.attention,
+            )
+        return Dense(heads, (D,), self.out_init, name="out")(mixed), new, probabilities
+
+
+def appended(cache: Mapping[str, Array], new: Mapping[str, Array], offset: Array | int) -> dict[str, Array]:
+    """Keys and values of all layers, [N, B, H, S, K], with the layers' `new` ones [N, B, H, L, K] at `offset`."""
+    return {name: jax.lax.dynamic_update_slice_in_dim(cache[name], x, offset, axis=3) for name, x in new.items()}
 
 
 class Mlp(nn.Module):
@@ -223,13 +234,13 @@ def post_norm(
     offset: Array | int = 0,
 ) -> tuple[Array, dict[str, Array] | None, Array | None]:
     """The modules of a post-LN block, for a layer's own `__call__`: x = LN(x + Drop(attention(x))), then x = LN(x +
-    Drop(mlp(x))). Returns the output, and the cache and the probabilities as `Attention` does."""
-    mixed_BLD, cache, probabilities = Attention(cfg, train, init, init, name="attention")(x_BLD, mask, cache, offset)
+    Drop(mlp(x))). Returns the output, and what the cache gains and the probabilities as `Attention` does."""
+    mixed_BLD, new, probabilities = Attention(cfg, train, init, init, name="attention")(x_BLD, mask, cache, offset)
     mixed_BLD = Dropout(cfg.hidden_dropout, train)(mixed_BLD)
     x_BLD = LayerNorm(cfg.layer_norm_eps, name="attention_norm")(x_BLD + mixed_BLD)
     changed_BLD = Dropout(cfg.hidden_dropout, train)(Mlp(cfg, activation, init, init, name="mlp")(x_BLD))
     x_BLD = hold_batch(LayerNorm(cfg.layer_norm_eps, name="mlp_norm")(x_BLD + changed_BLD))
-    return x_BLD, cache, probabilities
+    return x_BLD, new, probabilities
 
 
 def stack(
@@ -313,7 +324,8 @@ def run_causally(
     x_BLD, collected = layers(x_BLD, states, masks[0] if len(masks) == 1 else masks, offset)
     if cache is None:
         return x_BLD, collected, {}
-    return x_BLD, collected, {"cache": {"layers": collected["cache"], "segment_ids": keys, "length": offset + length}}
+    states = appended(cache["layers"], collected["cache"], offset)
+    return x_BLD, collected, {"cache": {"layers": states, "segment_ids": keys, "length": offset + length}}
 
 
 def rematerialised(block: type[nn.Module], cfg: ModelConfig, prevent_cse: bool = True) -> Any:

@@ -25,6 +25,7 @@ from lmjax.models.layers import (
     LayerNorm,
     Mlp,
     PositionEmbedding,
+    appended,
     hold_batch,
     layer_outputs,
     normal,
@@ -193,8 +194,11 @@ class Transformer(nn.Module):
         if "seq2seq" in self.heads:
             outputs["logits"] = VocabLogits(x_BLD, words.embedding, bias_V, cfg.vocab_size)
         if cache is not None:
-            held = {"segment_ids": key_segments, "encoder_segment_ids": encoder_segment_ids}
-            outputs["cache"] = {"layers": collected["cache"], "length": offset + length, **held}
+            held, new = cache["layers"], collected["cache"]
+            own = appended(held["self"], new["self"], offset)
+            cross = held["cross"] if memory_BSD is None else appended(held["cross"], new["cross"], 0)
+            segments = {"segment_ids": key_segments, "encoder_segment_ids": encoder_segment_ids}
+            outputs["cache"] = {"layers": {"self": own, "cross": cross}, "length": offset + length, **segments}
         return outputs
 
 

@@ -53,7 +53,7 @@ def test_decoding_by_a_cache_equals_the_whole_forward_pass(family, padding):
 
 def test_an_empty_cache_is_of_the_compute_dtype():
     cache = gpt.empty_cache(tiny("gpt2", dtype="bfloat16"), 3, 7)
-    assert cache["layers"]["key"].shape == (2, 3, 7, 4, 8)
+    assert cache["layers"]["key"].shape == (2, 3, 4, 7, 8)
     assert cache["layers"]["value"].dtype == jnp.bfloat16
 
 
