@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.models.architecture import AttentionConfig, ModelConfig, PositionForm
-from lmjax.ops.attention import attention, attention_mask, cached_attention
+from lmjax.ops.attention import appended, attention, attention_mask, cached_attention
 from lmjax.ops.dense import dense
 from lmjax.ops.dropout import dropout
 from lmjax.parallel import BATCH_AXES, constrain
@@ -181,8 +181,7 @@ class Attention(nn.Module):
         cfg = self.cfg
         D, heads = cfg.hidden_size, (cfg.num_attention_heads, cfg.head_size)
         q = Dense((D,), heads, self.kernel_init, name="query")(x_BLD)
-        read_BSD, new = memory_BSD if self.cross else x_BLD, None
-        read = {}
+        read_BSD, read, new = memory_BSD if self.cross else x_BLD, {}, None
         if read_BSD is not None:
             read = {name: Dense((D,), heads, self.kernel_init, name=name)(read_BSD) for name in ("key", "value")}
         if cache is not None and read:
@@ -191,21 +190,9 @@ class Attention(nn.Module):
             mixed, probabilities = cached_attention(q, cache, mask, new, offset)
         else:
             key = self.make_rng("dropout") if self.train and cfg.attention_dropout else None
-            mixed, probabilities = attention(
-                q,
-                read["key"],
-                read["value"],
-                mask,
-                dropout_rate=cfg.attention_dropout,
-                dropout_key=key,
-                implementation=cfg.attention,
-            )
+            k, v, options = read["key"], read["value"], {"dropout_key": key, "implementation": cfg.attention}
+            mixed, probabilities = attention(q, k, v, mask, dropout_rate=cfg.attention_dropout, **options)
         return Dense(heads, (D,), self.out_init, name="out")(mixed), new, probabilities
-
-
-def appended(cache: Mapping[str, Array], new: Mapping[str, Array], offset: Array | int) -> dict[str, Array]:
-    """Keys and values of all layers, [N, B, H, S, K], with the layers' `new` ones [N, B, H, L, K] at `offset`."""
-    return {name: jax.lax.dynamic_update_slice_in_dim(cache[name], x, offset, axis=3) for name, x in new.items()}
 
 
 class Mlp(nn.Module):

@@ -25,7 +25,6 @@ from lmjax.models.layers import (
     LayerNorm,
     Mlp,
     PositionEmbedding,
-    appended,
     hold_batch,
     layer_outputs,
     normal,
@@ -34,7 +33,7 @@ from lmjax.models.layers import (
     stack,
 )
 from lmjax.models.weights import Weight
-from lmjax.ops.attention import attention_mask
+from lmjax.ops.attention import appended, attention_mask
 from lmjax.ops.vocabulary import VocabLogits
 from lmjax.types import Array, Outputs
 
@@ -178,9 +177,7 @@ class Transformer(nn.Module):
             offset, layers = cache["length"], cache["layers"]
             key_segments = dynamic_update_slice_in_dim(cache["segment_ids"], segment_ids, offset, axis=1)
             key_length = key_segments.shape[1]
-        mask = attention_mask(
-            segment_ids, key_segments, causal=True, length=length, key_length=key_length, offset=offset
-        )
+        mask = attention_mask(segment_ids, key_segments, True, length, key_length, offset)
         memory_mask = attention_mask(segment_ids, encoder_segment_ids, causal=False, length=length, key_length=0)
         decoder = Coder(cfg, train, collect, name="decoder")
         where = positions_like(tokens) if positions is None else positions
@@ -194,11 +191,10 @@ class Transformer(nn.Module):
         if "seq2seq" in self.heads:
             outputs["logits"] = VocabLogits(x_BLD, words.embedding, bias_V, cfg.vocab_size)
         if cache is not None:
-            held, new = cache["layers"], collected["cache"]
-            own = appended(held["self"], new["self"], offset)
-            cross = held["cross"] if memory_BSD is None else appended(held["cross"], new["cross"], 0)
-            segments = {"segment_ids": key_segments, "encoder_segment_ids": encoder_segment_ids}
-            outputs["cache"] = {"layers": {"self": own, "cross": cross}, "length": offset + length, **segments}
+            new, places = collected["cache"], {"self": offset, "cross": 0}
+            states = {name: appended(cache["layers"][name], new[name], at) for name, at in places.items()}
+            held = {"segment_ids": key_segments, "encoder_segment_ids": encoder_segment_ids}
+            outputs["cache"] = {"layers": states, "length": offset + length, **held}
         return outputs
 
 

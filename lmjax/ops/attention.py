@@ -117,6 +117,12 @@ def cached_attention(
     return mixed.astype(q_BLHK.dtype), jax.lax.dynamic_update_slice_in_dim(p_BHLS, own_p, offset, axis=-1)
 
 
+def appended(cache: Mapping[str, Array], new: Mapping[str, Array] | None, offset: Array | int) -> dict[str, Array]:
+    """Keys and values of all layers, [N, B, H, S, K], with `new` ones (or none) [N, B, H, L, K], at `offset`."""
+    new = new or {}
+    return {**cache, **{k: jax.lax.dynamic_update_slice_in_dim(cache[k], x, offset, axis=3) for k, x in new.items()}}
+
+
 def _einsum(axes: str, x: Array, y: Array) -> Array:
     """Of the compute dtype, accumulated in float32."""
     return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
