@@ -15,6 +15,7 @@ from etils import epath
 from lmjax.config import operational, to_json
 from lmjax.data.chat_template import named_template
 from lmjax.data.examples import TaskData, open_examples, store_name, write_examples
+from lmjax.data.framing import Frame
 from lmjax.data.prepare import DataConfig, WeightedData
 from lmjax.data.schedule import Stage
 from lmjax.data.store import Store
@@ -121,10 +122,9 @@ def resolve(cfg: FinetuneConfig) -> RunConfig:
     model, tokenizer = describe_saved(cfg.init_from)
     architecture = architecture_of(model)
     _check_model(cfg, model, architecture)
-    if architecture.reads == "words":
-        tokenizer, frame = WordCollector(), "words"
-    else:
-        frame = "ordered" if "cache" in architecture.inputs else "separated"
+    frame = frame_of(architecture)
+    if frame == "words":
+        tokenizer = WordCollector()
     if tokenizer is None:
         raise UserError(f"{cfg.init_from} has no tokenizer; put its files (tokenizer.json, vocab.txt, ...) there")
     task_cfg = dataclasses.replace(cfg.task, frame=frame)
@@ -158,6 +158,11 @@ def resolve(cfg: FinetuneConfig) -> RunConfig:
         stop_at=cfg.stop_at,
     )
     return with_reference(run) if task.reference else run
+
+
+def frame_of(architecture: Architecture) -> Frame:
+    """How texts become a row for models of this family, see `data.framing`."""
+    return "words" if architecture.reads == "words" else "ordered" if "cache" in architecture.inputs else "separated"
 
 
 def prepare_examples(cfg: FinetuneConfig, task_cfg: SupervisedConfig, tokenizer: Tokenizer) -> epath.Path:

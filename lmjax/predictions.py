@@ -30,7 +30,7 @@ def predict_file(run: epath.PathLike, file: epath.PathLike) -> dict[str, str]:
 
     Args:
       run: a finished fine-tuning run; its best state answers.
-      file: in the form of the task's test file; what labels it has are not read, or told apart from right ones.
+      file: in the form of the task's test file; labels, where that form has them, change no prediction.
 
     Raises:
       UserError: another run; a bad file; a task without prediction files.

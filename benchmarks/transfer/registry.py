@@ -9,6 +9,7 @@ from benchmarks.transfer import recipes
 from benchmarks.transfer.recipes import Cell
 from benchmarks.transfer.results import digest, known
 from lmjax.evals.results import Measured, peers, scaled, shape_of
+from lmjax.finetuning import frame_of
 from lmjax.models import MODELS, architecture_of
 from lmjax.models.architecture import num_params
 from lmjax.tasks import make_task
@@ -36,8 +37,7 @@ def figures_of(root: Path, cell: Cell, found: dict[str, Any]) -> list[Measured]:
     begun = Path(cell.recipe.init_from)
     (model,) = [cfg.model for cfg in recipes.pretrainings(root) if begun.is_relative_to(cfg.directory)]
     architecture, task_cfg = architecture_of(model), cell.recipe.task
-    frame = "words" if architecture.reads == "words" else "ordered" if "cache" in architecture.inputs else "separated"
-    task = make_task(replace(task_cfg, frame=frame))
+    task = make_task(replace(task_cfg, frame=frame_of(architecture)))
     assert task.supervised
     one = Measured(
         name="",

@@ -3,7 +3,7 @@
 Command:   python run_finetune.py configs/finetune/cmrc2018.py --init-from MODEL
            (the official files: --task.train cmrc2018_train.json --task.heldout-share 0 --task.folder THEIRS)
 Data:      of the dev file nine tenths to train on and a tenth held out, by paragraphs, as the training file is not in
-           ../shared/data
+           ../shared/data. Needs lmjax[zh]
 Recipe:    BERT's for SQuAD at 512 tokens
 Published: none for this split
 Result:    not measured with published weights

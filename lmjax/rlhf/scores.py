@@ -64,8 +64,8 @@ def finished(run: str | os.PathLike[str]) -> tuple[epath.Path, float]:
 
 
 def load_reward_model(run: str | os.PathLike[str]) -> "RewardModel":
-    """The best state of a finished reward run, its scores shifted so that the held-out best answers have mean 0: the
-    run's `shift` is taken off the head's bias. Raises UserError as `finished` does."""
+    """The best state of a finished reward run, its scores shifted so that the held-out references, or without any the
+    best answers, have mean 0: the run's `shift` is taken off the head's bias. Raises UserError as `finished` does."""
     cfg, tokenizer = describe_saved(run)
     checkpoint, shift = finished(run)
     assert tokenizer
@@ -115,6 +115,7 @@ class RewardModel:
         path = epath.Path(os.fspath(directory)).expanduser()
         if path.exists():
             raise UserError(f"{path} exists already; choose another directory, or delete it")
+        assert isinstance(self.config, AttentionConfig)
         params = {name: part for name, part in self.params.items() if name != "reward"}
         if "final_norm" not in params:
             raise UserError("this model ends without a normalisation of its own, which would carry the head's bias")
@@ -124,7 +125,7 @@ class RewardModel:
         with built_aside(path) as building:
             write_model(Model(self.config, (), params, None), building)
             as_classifier(building, head_D[None], self.tokenizer)
-            write_tokenizer(self.tokenizer, building, self.config.max_position_embeddings, False)  # type: ignore[attr-defined]
+            write_tokenizer(self.tokenizer, building, self.config.max_position_embeddings, False)
 
 
 def as_classifier(directory: epath.Path, score_1D: np.ndarray, tokenizer: Tokenizer) -> None:

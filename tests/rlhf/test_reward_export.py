@@ -21,8 +21,8 @@ def reward_model(family: str) -> RewardModel:
     tokenizer = tiny_tokenizer("byte_bpe").with_chat_template(named_template("plain"))
     cfg = tiny(family, vocab_size=tokenizer.vocab_size)
     rng = np.random.default_rng(0)
-    draw = lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32)  # noqa: E731
-    return RewardModel(cfg, jax.tree.map(draw, abstract_reward_params(cfg)), tokenizer, 0.5)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), abstract_reward_params(cfg))
+    return RewardModel(cfg, params, tokenizer, 0.5)
 
 
 @pytest.mark.parity
