@@ -11,9 +11,9 @@ one word; punctuation marks are words of one character; spaces give no token.
 import functools
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,8 @@ class Segmenter:
     def __init__(self, cfg: Boundaries):
         self._jieba = _jieba()
         self._lists = {
-            "phrase": frozenset[str]().union(*map(read_word_list, cfg.phrases)),
-            "entity": frozenset[str]().union(*map(read_word_list, cfg.entities)),
+            "phrase": beginnings(word for path in cfg.phrases for word in read_word_list(path)),
+            "entity": beginnings(word for path in cfg.entities for word in read_word_list(path)),
         }
 
     def units(self, text: str, marked: Sequence[Span] = ()) -> np.ndarray:
@@ -54,12 +54,11 @@ class Segmenter:
 
         `marked`: spans of the text that are entities, whatever the lists say.
         """
-        words = list(self._jieba.cut(text))
-        ends = np.cumsum([0, *map(len, words)]).tolist()
+        ends = [0, *accumulate(map(len, self._jieba.cut(text)))]
         spans = {
             "word": list(pairwise(ends)),
-            "phrase": listed_runs(words, ends, self._lists["phrase"]),
-            "entity": listed_runs(words, ends, self._lists["entity"]),
+            "phrase": listed_runs(text, ends, self._lists["phrase"]),
+            "entity": listed_runs(text, ends, self._lists["entity"]),
         }
         found = np.full((len(LEVELS), len(text)), NONE)
         for level, name in enumerate(LEVELS):
@@ -109,19 +108,29 @@ def take_marks(sentence: str) -> tuple[str, list[Span]]:
     return text, [(a, b) for a, b in spans if a < b]
 
 
-def listed_runs(words: Sequence[str], ends: Sequence[int], listed: frozenset[str]) -> list[Span]:
-    """Spans of the longest runs of whole words that are listed, from left to right; `ends`: where each word begins, and
-    the end."""
-    longest, spans, i = max(map(len, listed), default=0), [], 0
-    while i < len(words):
-        last = i
-        while last < len(words) and ends[last + 1] - ends[i] <= longest:
-            last += 1
-        j = next((j for j in range(last, i, -1) if "".join(words[i:j]) in listed), None)
-        if j is not None:
-            spans.append((ends[i], ends[j]))
-        i = j or i + 1
+def listed_runs(text: str, ends: Sequence[int], listed: Mapping[str, bool]) -> list[Span]:
+    """Spans of the longest runs of whole words that are listed, from left to right.
+
+    `ends`: where each word begins, and the end of the last; `listed`: see `beginnings`.
+    """
+    spans, i = [], 0
+    while i < len(ends) - 1:
+        last = 0
+        for j in range(i + 1, len(ends)):
+            is_whole = listed.get(text[ends[i] : ends[j]])
+            if is_whole is None:
+                break
+            last = j if is_whole else last
+        if last:
+            spans.append((ends[i], ends[last]))
+        i = last or i + 1
     return spans
+
+
+def beginnings(words: Iterable[str]) -> dict[str, bool]:
+    """What listed words begin with, and whether it is listed itself."""
+    words = frozenset(words)
+    return {word[:n]: word[:n] in words for word in words for n in range(1, len(word) + 1)}
 
 
 def read_word_list(path: str) -> frozenset[str]:

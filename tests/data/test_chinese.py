@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lmjax.data import chinese
 from lmjax.data.annotated import ENTITY_BEGIN, ENTITY_END
-from lmjax.data.chinese import Boundaries, Segmenter, flags_of, listed_runs, read_word_list, take_marks
+from lmjax.data.chinese import Boundaries, Segmenter, beginnings, flags_of, listed_runs, read_word_list, take_marks
 from lmjax.data.masking import LEVELS, MaskingConfig, unit_numbers
 from lmjax.data.tf import tensorflow
 from lmjax.data.tokenizer_training import BERT_SPECIALS, to_bytes, wordpiece_pipeline
@@ -92,10 +92,11 @@ def test_marks_are_taken_out_and_an_open_one_goes_on():
 
 
 def test_the_longest_run_of_words_counts():
-    words, ends = ["a", "b", "c", "d"], [0, 1, 2, 3, 4]
-    assert listed_runs(words, ends, frozenset({"ab", "abc", "cd", "d"})) == [(0, 3), (3, 4)]
-    assert listed_runs(words, ends, frozenset()) == []
-    assert listed_runs(["ab", "c"], [0, 2, 3], frozenset({"bc"})) == []  # it would cut a word
+    ends = [0, 1, 2, 3, 4]
+    assert listed_runs("abcd", ends, beginnings(["ab", "abc", "cd", "d"])) == [(0, 3), (3, 4)]
+    assert listed_runs("abcd", ends, beginnings(["abcde", "ab", "bcd"])) == [(0, 2)]
+    assert listed_runs("abcd", ends, {}) == []
+    assert listed_runs("abc", [0, 2, 3], beginnings(["bc"])) == []  # it would cut a word
 
 
 def test_word_lists_as_thuocl_has_them(shared_data, tmp_path):
