@@ -34,14 +34,13 @@ SHAPE: dict[str, Any] = {
     "intermediate_size": 512,
     "initializer_range": 128**-0.5,
 }
-LIMITS = {"squad2": 1500}  # examples to train on,
+LIMITS = {"squad2": 1000}  # examples to train on,
 LIMIT = 2000  # of the other tasks
 # Of rows, in tokens: no more than 4 in 100 texts are longer and cut. (A long sentence of words goes on in a next row.)
 LENGTHS = {"sst2": 64, "mrpc": 96, "cola": 48, "stsb": 80, "conll2003": 64, "squad2": 256, "msra_ner": 104}
 OPTIM = OptimConfig(peak_lr=3e-4)
 UNITS: tuple[Unit, ...] = ("token", "phrase", "entity")
-MASKED, CAUSAL = (0, 1000, 1550, 2000, 3100), (0, 1000, 2000)  # steps after which they are fine-tuned
-COMPARED = ("sst2", "stsb")  # by which masked and causal models are compared
+MASKED, CAUSAL = (0, 750, 1500, 2325), (0, 750, 1500)  # steps after which they are fine-tuned
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def english(root: Path) -> WeightedData:
     return WeightedData(DataConfig(f"{root}/stores/english", text, words, sentences="split"))
 
 
-def pretrained_bert(root: Path, steps: int = 8000) -> RunConfig:
+def pretrained_bert(root: Path, steps: int = 6000) -> RunConfig:
     """Masked words in pairs of sentences; the last tenth of the steps on rows of 256 tokens, as many tokens a step.
 
     Other than BERT: no next sentences and 30% of the words masked (Wettig et al. 2023), and weights that begin at
@@ -92,7 +91,7 @@ def masked(root: Path) -> RunConfig:
         stages=(Stage(MASKED[-1], 16, 128),),
         optim=OptimConfig(peak_lr=1e-3, warmup=200, decay="constant"),
         evaluation=EvalConfig(every=MASKED[-1] // 2, rows=256),
-        checkpoint=CheckpointConfig(every=50, keep=MASKED[-1] // 50),
+        checkpoint=CheckpointConfig(every=25, keep=MASKED[-1] // 25),
     )
 
 
@@ -118,7 +117,7 @@ def pretrained_elmo(root: Path) -> RunConfig:
     return replace(cfg, directory=f"{root}/elmo", data=(WeightedData(data),), stages=stages)
 
 
-def pretrained_ernie(root: Path, units: str, steps: int = 2500) -> RunConfig:
+def pretrained_ernie(root: Path, units: str, steps: int = 3500) -> RunConfig:
     """Characters, then phrases, then entities are masked ("entity"), or characters all the time ("character")."""
     data, cfg = Path(data_folder()), ernie.config()
     lexicon = data / "zh_lexicon"
@@ -183,15 +182,13 @@ def ernie_cells(root: Path) -> list[Cell]:
 def masked_cells(root: Path) -> list[Cell]:
     """The masked and the causal model as drawn and at some of their checkpoints; the causal one without the
     language-model loss beside."""
-    found, modules = [], {"sst2": sst2, "stsb": stsb}
-    for name in COMPARED:
-        for kind, steps in (("masked", MASKED), ("causal", CAUSAL)):
-            for step in steps:
-                column, recipe = f"{kind} {step}", modules[name].config()
-                start, weights = (f"{kind}/checkpoints/{step}", "pretrained") if step else (kind, "fresh")
-                one = cell(root, "masked", name, column, recipe, start, weights=weights)
-                task = replace(one.recipe.task, language_model=0.0)  # type: ignore[call-arg]
-                found.append(replace(one, recipe=replace(one.recipe, task=task)))
+    found = []
+    for kind, steps in (("masked", MASKED), ("causal", CAUSAL)):
+        for step in steps:
+            start, weights = (f"{kind}/checkpoints/{step}", "pretrained") if step else (kind, "fresh")
+            one = cell(root, "masked", "sst2", f"{kind} {step}", sst2.config(), start, weights=weights)
+            task = replace(one.recipe.task, language_model=0.0)  # type: ignore[call-arg]
+            found.append(replace(one, recipe=replace(one.recipe, task=task)))
     return found
 
 

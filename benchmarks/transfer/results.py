@@ -252,24 +252,22 @@ def gains(cells: Sequence[Mapping[str, Any]]) -> Figure:
 def masked_or_causal(cells: Sequence[Mapping[str, Any]], pretraining: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Fine-tuned figures by pretraining steps and by its operations."""
     some = [one for one in cells if one["part"] == "masked"]
-    rows = _in_order(one["row"] for one in some) or list(recipes.COMPARED)
-    figure = Figure(figsize=(8, 2.6 * len(rows)), layout="constrained")
-    panels: Any = figure.subplots(len(rows), 2, squeeze=False, sharey="row", sharex="col")
-    for row, (left, right) in zip(rows, panels, strict=True):
-        for kind, colour in zip(("masked", "causal"), COLOURS, strict=False):
-            here = [one for one in some if one["row"] == row and one["column"].startswith(kind)]
-            steps = [int(one["column"].split()[1]) for one in here]
-            means = [100 * fmean(_values(one)) for one in here]
-            work = pretraining[kind]["flops_per_step"] / 1e12
-            for ax, at in ((left, steps), (right, [work * step for step in steps])):
-                ax.plot(at, means, "o-", color=colour, label=kind)
-                for x, one in zip(at, here, strict=True):
-                    ax.plot([x] * len(_values(one)), [100 * v for v in _values(one)], ".", color=colour, alpha=0.5)
-                ax.grid(alpha=0.3)
-        left.set_ylabel(f"{row}, {_metric(some, row)}, %")
-    panels[0, 0].legend(fontsize=8)
-    panels[-1, 0].set_xlabel("steps of pretraining")
-    panels[-1, 1].set_xlabel("its operations, 10\u00b9\u00b2")
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for kind, colour in zip(("masked", "causal"), COLOURS, strict=False):
+        here = [one for one in some if one["column"].startswith(kind)]
+        steps = [int(one["column"].split()[1]) for one in here]
+        means = [100 * fmean(_values(one)) for one in here]
+        work = pretraining[kind]["flops_per_step"] / 1e12
+        for ax, at in ((left, steps), (right, [work * step for step in steps])):
+            ax.plot(at, means, "o-", color=colour, label=kind)
+            for x, one in zip(at, here, strict=True):
+                ax.plot([x] * len(_values(one)), [100 * v for v in _values(one)], ".", color=colour, alpha=0.5)
+            ax.grid(alpha=0.3)
+    left.set_ylabel("".join(f"{row}, {_metric(some, row)}, %" for row in _in_order(one["row"] for one in some)))
+    left.set_xlabel("steps of pretraining")
+    left.legend(fontsize=8)
+    right.set_xlabel("its operations, 10\u00b9\u00b2")
     return figure
 
 
