@@ -199,16 +199,14 @@ def test_minutes_and_work_of_pretraining(tmp_path: Path) -> None:
 
 
 def test_equal_compute_is_equal(tmp_path: Path) -> None:
-    """The masked model's checkpoints lie where the causal one has worked as much (within 2%)."""
+    """The masked model's last checkpoint lies where the causal one has worked as much (within 2%)."""
     work = []
     for cfg in (recipes.masked(tmp_path), recipes.causal(tmp_path)):
         Trained().pretrain(cfg)
         work.append(results.pretraining_facts(cfg)["flops_per_step"])
     masked, causal = recipes.MASKED, recipes.CAUSAL
     assert set(causal) <= set(masked)
-    assert [masked[2] * work[0], masked[4] * work[0]] == pytest.approx(
-        [step * work[1] for step in causal[1:]], rel=0.02
-    )
+    assert masked[-1] * work[0] == pytest.approx(causal[-1] * work[1], rel=0.02)
 
 
 def test_the_corpus_is_plain_text(tmp_path: Path) -> None:
