@@ -36,22 +36,23 @@ MULTIPLE = 32  # rows are padded to multiples of it, so that a program serves ma
 
 
 def is_reward_model(run: str | os.PathLike[str]) -> bool:
-    """Whether a run, or RUN/best, learned a reward."""
-    directory = epath.Path(os.fspath(run)).expanduser()
-    directory = directory.parent if directory.name == "best" else directory
-    return bool(steps_of(directory)) and isinstance(read_part(find(directory), TaskConfig, "task"), RewardConfig)
+    """Whether a run, RUN/best or a checkpoint learned a reward."""
+    directory = _run_of(run)
+    is_ours = steps_of(directory) or _is_checkpoint(directory)
+    return bool(is_ours) and isinstance(read_part(find(directory), TaskConfig, "task"), RewardConfig)
 
 
 def finished(run: str | os.PathLike[str]) -> tuple[epath.Path, float]:
     """The best checkpoint of a reward run (RUN or RUN/best), and the `shift` of its RUN/result.json.
 
     Raises:
-      UserError: no such run, one that is not finished, or one of another task.
+      UserError: no such run, one that is not finished, one of another task, or a checkpoint instead of its run.
     """
-    directory = epath.Path(os.fspath(run)).expanduser()
-    directory = directory.parent if directory.name == "best" else directory
+    directory = _run_of(run)
     if not is_reward_model(directory):
         raise UserError(f"{directory} is no reward model; `run_finetune.py configs/chatgpt/reward.py` trains one")
+    if _is_checkpoint(directory):
+        raise UserError(f"{directory} lacks the shift of its scores, which a run has for its best state; give the run")
     if not (directory / "result.json").exists():
         raise UserError(f"{directory} has no result.json: it is not finished; the command that began it goes on")
     result = json.loads((directory / "result.json").read_text())
@@ -61,6 +62,15 @@ def finished(run: str | os.PathLike[str]) -> tuple[epath.Path, float]:
             f"{directory}: result.json is of step {result['step']}, the best state of step {checkpoint.name}"
         )
     return checkpoint, float(result["figures"]["shift"])
+
+
+def _run_of(path: str | os.PathLike[str]) -> epath.Path:
+    directory = epath.Path(os.fspath(path)).expanduser()
+    return directory.parent if directory.name == "best" else directory
+
+
+def _is_checkpoint(directory: epath.Path) -> bool:
+    return (directory / "state").is_dir()
 
 
 def load_reward_model(run: str | os.PathLike[str]) -> "RewardModel":

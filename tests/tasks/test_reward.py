@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmjax import commands
 from lmjax.data.chat_template import Turn, named_template
 from lmjax.data.examples import Encoded
 from lmjax.data.preferences import Ranking
@@ -277,3 +278,12 @@ def test_a_loaded_reward_model_scores_the_best_answers_0_in_the_mean(
     np.testing.assert_allclose(model.score([Turn("user", "ba")], ["ba do"]), longer[:1], atol=1e-5)
     with pytest.raises(UserError, match="leaves no room in the reward model's 48 positions"):
         model.score([Turn("user", "ba " * 60)], ["do"])
+
+
+def test_a_checkpoint_without_its_run_is_not_converted(learned: tuple[Path, np.ndarray, dict[str, float]]) -> None:
+    """It would lose its head, or its scores their zero."""
+    root, *_ = learned
+    (checkpoint, *_) = (root / "run/checkpoints").iterdir()
+    with pytest.raises(UserError, match=f"{checkpoint.name} lacks the shift of its scores, .*; give the run"):
+        commands.convert(str(checkpoint), str(root / "converted"))
+    assert not (root / "converted").exists()
