@@ -1,11 +1,12 @@
 """Sampling beside transformers' generate, and an iteration of PPO beside trl 1.12.0's trainer.
 
-    .venv/bin/python -m benchmarks.ppo --peer ENV/bin/python [--pairs 5] [--what sample iterate] [--sizes 6m gpt2]
+    .venv/bin/python -m benchmarks.ppo --peer ENV/bin/python [--pairs 5] [--what sample iterate shared] [--sizes 6m]
 
 ENV is an environment with trl 1.12.0 (see tests/golden/make_ppo.py). Both sides: float32, all cores, `--rows` (32)
 prompts of 32 tokens and 64 new tokens each, no early end; in an iteration also four networks of that size (policy,
-reference, reward, values), four epochs of one minibatch, AdamW. Two processes take turns, so that a change of the
-machine's speed meets both; a turn is two rounds, the second timed.
+reference, reward, values), four epochs of one minibatch, AdamW; with `shared`, lmjax's values come from a head on the
+policy, as Ziegler et al. have it and as is lmjax's default, while trl keeps its network. Two processes take turns, so
+that a change of the machine's speed meets both; a turn is two rounds, the second timed.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from benchmarks.train_step import ROOT, Side
 
 HERE = Path(__file__).parent
 NEW = 64  # tokens of an answer
+WHAT = ["sample", "iterate", "shared"]
 
 
 def compare(what: str, size: str, rows: int, pairs: int, peer: Path) -> dict[str, object]:
@@ -47,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--what", nargs="+", default=["sample", "iterate"])
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=WHAT)
     parser.add_argument("--sizes", nargs="+", default=["6m", "gpt2"])
     parser.add_argument("--rows", type=int, default=32)
     given = parser.parse_args()

@@ -42,7 +42,7 @@ def main() -> None:
         optim=OptimConfig(peak_lr=3e-6, eps=1e-8, weight_decay=0.0, clip_norm=0.0),
     )
     no_end = model.vocab_size  # never drawn, so that all answers are as long
-    program = assemble_ppo(cfg, model, model, no_end, 0)
+    program = assemble_ppo(cfg, model, None if what == "shared" else model, no_end, 0)
     prompts = {
         "tokens": jnp.asarray(np.random.default_rng(0).integers(1, model.vocab_size, (rows, PROMPT), np.int32)),
         "segment_ids": jnp.ones((rows, PROMPT), jnp.int32),
@@ -50,13 +50,12 @@ def main() -> None:
     print(f"jax {jax.__version__}, flax {flax.__version__}", flush=True)
     with jax.set_mesh(program.mesh):
         state = program.init_state()
-        copy = jax.tree.map(jnp.copy, dict(state.params))
-        judge, reference = copy.pop(NETWORK), copy
-        score = scorer(model, judge)
+        reference = jax.tree.map(jnp.copy, {name: state.params[name] for name in program.reference})
+        score = scorer(model, assemble_ppo(cfg, model, model, no_end, 0).init_state().params[NETWORK])
         for _ in sys.stdin:
             start = time.perf_counter()
             rollout = program.roll_out(state.params, state.key, state.step, prompts)
-            if what == "iterate":
+            if what != "sample":
                 experience, figures = program.score(state, reference, rollout, score(*as_text(rollout, 0)))
                 state, _ = program.update(state, experience, {}, figures["kl"])
             jax.block_until_ready((state, rollout))
