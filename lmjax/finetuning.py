@@ -35,7 +35,7 @@ from lmjax.tasks.preferences import PreferenceConfig
 from lmjax.tasks.task import SupervisedConfig
 from lmjax.train.assemble import Program, assemble, open_data
 from lmjax.train.checkpoint import CheckpointConfig, restore_params
-from lmjax.train.evaluate import EvalConfig, of_split, predict
+from lmjax.train.evaluate import EvalConfig, of_split, predict, scored_splits
 from lmjax.train.files import write_atomically
 from lmjax.train.log import LogConfig
 from lmjax.train.loop import is_over, train
@@ -59,7 +59,7 @@ class FinetuneConfig:
       evaluate_each: so many epochs. `patience`: evaluations without a better figure until the end (0 = no such end).
       dropout: of hidden layers and attention; None = as the model was pretrained.
       dtype, attention, remat: of the model; None = as it was pretrained.
-      optim: `warmup` and `total` there are set from the above.
+      optim: but for `warmup`, `total` and `unit`, which follow from the above.
       seeds, grid: several runs, see `study`; grid entries are like "optim.peak_lr=2e-5,3e-5".
       stores: where the encoded examples lie.
     """
@@ -89,6 +89,17 @@ class FinetuneConfig:
     log: LogConfig = operational(LogConfig())
     mesh: MeshConfig = operational(MeshConfig())
     stop_at: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("length", "batch_size", "epochs", "evaluate_each"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} {getattr(self, name):g} must be positive")
+        if not 0 <= self.warmup <= 1:
+            raise UserError(f"warmup {self.warmup:g} is a share of all steps, 0 to 1")
+        if self.optim.warmup or self.optim.total or self.optim.unit != "steps":
+            raise UserError(
+                "optim.warmup, total and unit follow from the recipe's own warmup and epochs; leave them out"
+            )
 
 
 def finetune(cfg: FinetuneConfig) -> dict[str, float]:
@@ -226,11 +237,11 @@ def write_results(run: RunConfig, program: Program) -> dict[str, float]:
     params = restore_params(chosen, program.abstract_state.params)
     figures: dict[str, float] = {}
     with jax.set_mesh(program.mesh):
-        for name in ("heldout", *(name for name in data.examples if name not in ("train", "heldout"))):
+        for name in scored_splits(data.examples):
             split = data.examples[name]
             _, predictions = predict(program.predict_step, params, data.heldout(name), program.mesh, len(split))
             if split.labelled:
-                figures |= of_split(name, task.score(split, predictions))
+                figures |= of_split(name, task.score(split, predictions, figures))
             if jax.process_index() == 0:
                 folder = directory / "predictions" / name
                 folder.mkdir(parents=True, exist_ok=True)

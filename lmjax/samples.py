@@ -97,11 +97,12 @@ def guesses_of_both_directions(lm: LanguageModel, sentences: list[list[int]]) ->
 def continuations(lm: LanguageModel, sentences: list[list[int]]) -> dict[str, Any]:
     """The first half of each sentence, and what the model writes after it."""
     prompts = [lm.tokenizer.decode(ids[: len(ids) // 2]) for ids in sentences]
-    room = lm.longest - max(map(len, lm.tokenizer.encode_batch(prompts)))
+    room = lm.longest - max(map(len, lm.tokenizer.encode_batch(prompts)), default=0)
     sampling = Sampling(max_new_tokens=min(NEW, room), temperature=0.8)
+    found = lm.generate(prompts, sampling) if prompts else []
     return {
         "title": "Held-out sentences continued (the beginning; the model's continuation)",
-        "rows": [list(row) for row in zip(prompts, lm.generate(prompts, sampling), strict=True)],
+        "rows": [list(row) for row in zip(prompts, found, strict=True)],
     }
 
 

@@ -60,15 +60,16 @@ def one_run(cfg: FinetuneConfig, settings: tuple[str, ...], seed: int) -> Finetu
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Median, mean, standard deviation (of a sample; none for one run), best and all values of each figure on dev."""
-    pick = max if runs[0]["larger_is_better"] else min
-    figures = {}
+    """Median, mean, standard deviation (of a sample; none for one run) and all values of each figure; and "best", its
+    value in the run whose headline is best on dev."""
+    pick, headline = max if runs[0]["larger_is_better"] else min, runs[0]["headline"]
+    best, figures = pick(runs, key=lambda run: run["figures"][headline]), {}
     for name in runs[0]["figures"]:
         values = [run["figures"][name] for run in runs]
         spread = statistics.stdev(values) if len(values) > 1 else None
         middle = {"median": statistics.median(values), "mean": statistics.fmean(values), "sd": spread}
-        figures[name] = {**middle, "best": pick(values), "values": values}
-    return {"headline": runs[0]["headline"], "larger_is_better": runs[0]["larger_is_better"], "figures": figures}
+        figures[name] = {**middle, "best": best["figures"][name], "values": values}
+    return {"headline": headline, "larger_is_better": runs[0]["larger_is_better"], "figures": figures}
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from lmjax.finetuning import FinetuneConfig, finetune, resolve
 from lmjax.interop import LanguageModel
 from lmjax.predictions import predict_file
 from lmjax.study import one_run, study, summary, table
+from lmjax.tasks.classification import ClassificationConfig
 from lmjax.tasks.dpo import DpoConfig
 from lmjax.tasks.instruction import InstructionConfig
 from lmjax.train.assemble import assemble, open_data
 from lmjax.train.checkpoint import steps_of
 from lmjax.train.loop import is_over
+from lmjax.train.optim import OptimConfig
 from lmjax.types import TrainState
 from tests.end_to_end import tiny
 from tests.models import tiny as models
@@ -172,6 +175,48 @@ def test_the_table_has_the_best_median_first() -> None:
     lines = table({"low": summary(runs(0.1)), "high": one}).splitlines()
     assert lines[1].split() == ["high", "0.7000", "0.7000", "0.2000", "0.9000", "3"]
     assert lines[2].split() == ["low", "0.1000", "0.1000", "-", "0.1000", "1"]
+
+
+def test_best_is_the_run_that_is_best_on_dev() -> None:
+    """Of a test file's figures too, which choose nothing."""
+    figures = [{"f1": 0.5, "test_f1": 0.9}, {"f1": 0.6, "test_f1": 0.4}]
+    found = summary([{"headline": "f1", "larger_is_better": True, "figures": one} for one in figures])["figures"]
+    assert {name: one["best"] for name, one in found.items()} == {"f1": 0.6, "test_f1": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch_size": 0}, "batch_size 0 must be positive"),
+        ({"epochs": -3.0}, "epochs -3 must be positive"),
+        ({"evaluate_each": 0.0}, "evaluate_each 0 must be positive"),
+        ({"warmup": 500.0}, "warmup 500 is a share of all steps, 0 to 1"),
+        ({"optim": OptimConfig(warmup=5)}, "optim.warmup, total and unit follow from the recipe's"),
+        ({"optim": OptimConfig(total=5)}, "optim.warmup, total and unit follow from the recipe's"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(recipe: FinetuneConfig, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        replace(recipe, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"limit": -1}, r"limit -1 must be 0 \(all\) or more"),
+        ({"heldout_share": 1.0}, "0 <= heldout_share 1 < 1"),
+        ({"heldout": "dev.tsv", "heldout_share": 0.1}, "heldout names a file, 'dev.tsv', and heldout_share 0.1 cuts"),
+    ],
+)
+def test_examples_that_cannot_be_meant(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        ClassificationConfig(data="rte", **changes)
+
+
+def test_tfds_has_splits_of_its_own(recipe: FinetuneConfig) -> None:
+    task = ClassificationConfig(data="rte", source="tfds", heldout_share=0.1)
+    with pytest.raises(UserError, match="TensorFlow Datasets has splits of its own; train, heldout, heldout_share"):
+        resolve(replace(recipe, task=task))
 
 
 def test_a_language_model_is_not_tuned_from_a_reward_model(recipe: FinetuneConfig, tmp_path: Path) -> None:

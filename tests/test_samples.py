@@ -1,8 +1,10 @@
 """Samples of a model with random parameters: they are the store's own held-out sentences, and what the model says."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +17,12 @@ from lmjax.generate import Sampling
 from lmjax.interop import LanguageModel, load
 from lmjax.models import architecture_of
 from lmjax.run import prepare_data
-from lmjax.samples import heldout_sentences, samples
+from lmjax.samples import continuations, filled_masks, guesses_of_both_directions, heldout_sentences, samples
 from lmjax.tasks import make_task
 from tests.end_to_end import tiny
 from tests.models.tiny import noisy
+from tests.models.tiny import tiny as tiny_model
+from tests.tiny_runs import tiny_tokenizer
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "transformer", "elmo"])
@@ -40,6 +44,13 @@ def test_a_model_shows_five_held_out_sentences(name: str, tmp_path: Path) -> Non
         sources = [{lm.tokenizer.decode(ids).strip() for ids in pairs(store, side)} for side in ("heldout", "train")]
         assert shown <= sources[0]
         assert not shown & sources[1]
+
+
+@pytest.mark.parametrize("show", [continuations, filled_masks, guesses_of_both_directions])
+def test_nothing_to_show_is_no_row(show: Callable[..., dict[str, Any]]) -> None:
+    """As where no held-out sentence is of moderate length."""
+    lm = LanguageModel(tiny_model("gpt2", vocab_size=200), ("clm",), {}, tiny_tokenizer("byte_bpe"))
+    assert show(lm, [])["rows"] == []
 
 
 def test_a_tuned_run_shows_held_out_questions(tmp_path: Path) -> None:

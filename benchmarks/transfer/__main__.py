@@ -22,7 +22,7 @@ import jax
 
 from benchmarks.transfer import corpus, recipes, results
 from benchmarks.transfer.recipes import Cell
-from benchmarks.transfer.registry import measured
+from benchmarks.transfer.registry import RECORDED, measured
 from benchmarks.transfer.side_by_side import side_by_side
 from lmjax import commands
 from lmjax.data.files import data_folder
@@ -105,7 +105,8 @@ def looks(root: Path) -> Iterator[Job]:
 
 
 def record(root: Path, folder: Path) -> None:
-    """Puts what is known by now into README's table of results."""
+    """Puts what is known by now into README's table of results, in place of what stood there of the study."""
+    registry.forget({name for columns in RECORDED.values() for name in columns.values()})
     for name, figures in measured(root, folder):
         registry.record(figures, name)
     registry.write_readme(ROOT / "README.md")

@@ -9,7 +9,6 @@ What a row is, its own keys say:
   query and reference_responses: a post and its reference summary (the judged TL;DR's csv).
 """
 
-import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 from etils import epath
 
 from lmjax.data.chat_template import Role, Turn
-from lmjax.data.files import json_rows, read_lines
+from lmjax.data.files import csv_rows, json_rows, read_lines
 from lmjax.errors import UserError, did_you_mean
 
 Conversation = tuple[Turn, ...]
@@ -45,11 +44,14 @@ def read_conversations(path: epath.PathLike) -> list[Conversation]:
 
 def rows_of(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where it stands, row) of a JSON list of objects, of JSON lines or of a .csv. Raises UserError for others."""
-    lines = read_lines(path, "utf-8")
     if ".csv" in path.suffixes:
-        reader = csv.DictReader(lines, restkey="more")
-        yield from ((f"{path}, line {reader.line_num}", row) for row in reader)
+        _, header = next(rows := csv_rows(path), (0, []))
+        for number, row in rows:
+            if len(row) != len(header):
+                raise UserError(f"{path}, line {number}: {len(row)} columns, not {len(header)} ({', '.join(header)})")
+            yield f"{path}, line {number}", dict(zip(header, row, strict=True))
         return
+    lines = read_lines(path, "utf-8")
     if not next((line for line in lines if not line.isspace()), "").lstrip().startswith("["):
         yield from ((f"{path}, line {number}", row) for number, row in json_rows(path))
         return

@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import csv
 import glob
 import gzip
 import io
@@ -70,6 +71,19 @@ def json_rows(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: not a JSON object")
         yield number, row
+
+
+def csv_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number of its end, cells) of comma-separated rows in UTF-8, whose quoted cells may have line ends; without
+    blank ones. Raises UserError for a quote that is never closed, or closed amid a cell."""
+    reader, begin = csv.reader(read_lines(path, "utf-8"), strict=True), 1
+    try:
+        for row in reader:
+            begin = reader.line_num + 1
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise UserError(f"{path}, line {begin}: a quote does not end with its cell ({error})") from None
 
 
 def read_lines(path: epath.Path, encoding: str) -> Iterator[str]:

@@ -5,14 +5,13 @@ plain or .gz, with a byte order mark or without. A first line that names the wan
 found by name; without one they stand in the record's order.
 """
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from lmjax.data.files import read_lines
+from lmjax.data.files import csv_rows, read_lines
 from lmjax.data.tf_datasets import prepared, rows_of
 from lmjax.errors import UserError, did_you_mean
 
@@ -207,12 +206,11 @@ def _kept(found: Sequence[Example | None], where: str) -> list[Example]:
 
 def _rows(file: epath.Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells), without blank lines."""
-    lines = read_lines(file, "utf-8")
     if ".csv" in file.suffixes:
-        reader = csv.reader(lines)
-        yield from ((reader.line_num, row) for row in reader if row)
-    else:
-        yield from ((number, line.rstrip("\n").split("\t")) for number, line in enumerate(lines, 1) if line.strip())
+        yield from csv_rows(file)
+        return
+    lines = enumerate(read_lines(file, "utf-8"), 1)
+    yield from ((number, line.rstrip("\n").split("\t")) for number, line in lines if line.strip())
 
 
 def _find(columns: Sequence[str], wanted: Sequence[str]) -> list[int] | None:

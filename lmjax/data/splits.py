@@ -36,7 +36,8 @@ def find_splits(
             listed = " or ".join([", ".join(f".{kind}" for kind in kinds[:-1]), f".{kinds[-1]}"][len(kinds) < 2 :])
             raise UserError(f"no {stem}{listed} (or .gz) in {folder}; task.folder says where {data} lies")
     if len(set(found.values())) < len(found):
-        raise UserError(f"{folder}: one file for two of {', '.join(found)}; set task.heldout_share to cut it in two")
+        mend = "task.heldout '' and a task.heldout_share cut it in two"
+        raise UserError(f"{folder}: one file for two of {', '.join(found)}; {mend}")
     return found
 
 
@@ -56,14 +57,18 @@ def hold_out(
     order = [int(i) for i in np.random.default_rng(0).permutation(len(train))]
     if "heldout" not in splits:
         groups = [group(example) for example in train] if group else list(range(len(train)))
-        sizes, wanted, held = Counter(groups), round(share * len(train)), set()
+        sizes, wanted, held = Counter(groups), max(round(share * len(train)), share > 0), set()
         for g in dict.fromkeys(groups[i] for i in order):
             if wanted <= 0:
                 break
             held.add(g)
             wanted -= sizes[g]
         if not 0 < len(held) < len(sizes):
-            raise UserError(f"no held-out file in {folder}: name it by task.heldout, or set task.heldout_share")
+            there = f"no held-out file in {folder}"
+            if share:
+                counts = f"heldout_share {share:g} of {len(train)} examples in {len(sizes)} groups"
+                raise UserError(f"{there}, and {counts} leaves one side empty; name a file by task.heldout")
+            raise UserError(f"{there}: name it by task.heldout, or set task.heldout_share")
         splits["heldout"] = [train[i] for i in sorted(order) if groups[i] in held]
         order = [i for i in order if groups[i] not in held]
     splits["train"] = [train[i] for i in sorted(order[: limit or None])]

@@ -68,7 +68,7 @@ def read_questions(file: epath.Path, name: str, has_answers: bool) -> list[Quest
     record = span_set(name)
     try:
         articles = json.loads("".join(read_lines(file, "utf-8")))["data"]
-        found = [q for i, article in enumerate(articles) for q in _questions(article, i)]
+        found = [q for i, article in enumerate(articles) for q in _questions(article, i, str(file))]
     except json.JSONDecodeError as error:
         raise UserError(f"{file}, line {error.lineno}: not JSON ({error.msg})") from None
     except (KeyError, TypeError, AttributeError) as error:
@@ -88,12 +88,24 @@ def read_questions(file: epath.Path, name: str, has_answers: bool) -> list[Quest
     return found
 
 
-def _questions(article: Mapping[str, Any], number: int) -> Iterator[Question]:
+def _questions(article: Mapping[str, Any], number: int, file: str) -> Iterator[Question]:
     for paragraph in article["paragraphs"]:
         for asked in paragraph["qas"]:
-            told = tuple(Answer(a["text"], a["answer_start"]) for a in asked.get("answers", ()) if a["text"])
-            answers = () if asked.get("is_impossible") else told or None
-            yield Question(str(asked["id"]), asked["question"], paragraph["context"], answers, number)
+            where = f"{file}, question {asked['id']}"
+            told = [
+                Answer(_field(a, "text", where), _field(a, "answer_start", where)) for a in asked.get("answers", ())
+            ]
+            given = tuple(answer for answer in told if answer.text)
+            answers = () if asked.get("is_impossible") else given or None
+            texts = _field(asked, "question", where), _field(paragraph, "context", where)
+            yield Question(str(asked["id"]), *texts, answers, number)
+
+
+def _field(there: Mapping[str, Any], name: str, where: str) -> Any:
+    kind = int if name == "answer_start" else str
+    if not isinstance(there[name], kind):
+        raise UserError(f"{where}: its {name} is {there[name]!r}, not {'a text' if kind is str else 'a whole number'}")
+    return there[name]
 
 
 def windows(tokens: int, room: int, stride: int) -> list[tuple[int, int]]:

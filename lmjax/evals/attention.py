@@ -48,7 +48,8 @@ def attention_views(lm: LanguageModel, text: str = "", source: str = "", target:
     """
     if lm.reads_words:
         raise UserError("attention: this model is recurrent and has no attention")
-    if lm.translates != bool(source.strip()) or lm.translates == bool(text.strip()):
+    for_another = text if lm.translates else source + target
+    if for_another.strip() or not (source if lm.translates else text).strip():
         wanted = "--source (and --target)" if lm.translates else "--text"
         raise UserError(f"attention: this model takes a text by {wanted}, which must not be empty, and nothing else")
     if lm.translates:

@@ -42,7 +42,7 @@ Lines of less than twice an even share are left out. Point at a token to see all
 "use strict";
 const views = JSON.parse(document.getElementById("data").textContent);
 for (const v of views) v.bytes = Uint8Array.from(atob(v.weights), c => c.charCodeAt(0));
-const ROW = 24, LEFT = 210, RIGHT = 510, WIDTH = 720, FAINTEST = 0.03;
+const ROW = 24, LEFT = 210, RIGHT = 510, WIDTH = 720;
 let view, layer, shown, token = null, held = false;  // token: [side, number] that is pointed at
 
 const place = (n, h, i, j) => ((n * view.heads + h) * view.queries.length + i) * view.keys.length + j;
@@ -102,10 +102,10 @@ function drawLines() {
     label.onmouseenter = () => { if (!held && !same) { token = [side, n]; draw(); } };
     label.onclick = () => { held = !(held && same); token = [side, n]; draw(); };
   }));
-  const faintest = token ? FAINTEST : Math.max(FAINTEST, 2 / view.keys.length);
+  const faintest = token ? 0 : Math.max(0.03, 2 / view.keys.length);
   for (const h of shown) for (let i = 0; i < view.queries.length; i++) for (let j = 0; j < view.keys.length; j++) {
     const w = weight(layer, h, i, j), middle = (LEFT + RIGHT) / 2;
-    if (w < faintest || token && token[1] !== (token[0] ? j : i)) continue;
+    if (w <= faintest || token && token[1] !== (token[0] ? j : i)) continue;
     const path = `M${LEFT} ${y(i)} C${middle} ${y(i)} ${middle} ${y(j)} ${RIGHT} ${y(j)}`;
     element(svg, "path", {d: path, stroke: colour(h), "stroke-opacity": w.toFixed(3)});
   }

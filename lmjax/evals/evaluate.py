@@ -146,9 +146,17 @@ def _choose(trial: Trial) -> dict[str, float]:
         bare = split(trial.lm.tokenizer, [("Answer:", f" {target.strip()}") for _, target in flat])
         alone = [s.log_probabilities.sum() for s in _score(trial, bare)]
     values = iter([RULES[rule](s, o.target.strip(), float(a)) for s, o, a in zip(scores, flat, alone, strict=True)])
-    chosen = [int(np.argmax([next(values) for _ in o])) for o in options]
-    hits = [choice == row[trial.task.gold] for choice, row in zip(chosen, trial.rows, strict=True)]
-    return {"accuracy": float(np.mean(hits)), "chance": float(np.mean([1 / len(o) for o in options]))}
+    golds = [row[trial.task.gold] for row in trial.rows]
+    shares = [_share([next(values) for _ in o], gold) for o, gold in zip(options, golds, strict=True)]
+    return {"accuracy": float(np.mean(shares)), "chance": float(np.mean([1 / len(o) for o in options]))}
+
+
+def _share(values: Sequence[float], gold: int) -> float:
+    """1 for the best answer; k that are equally good share it. Raises UserError where a value is not a number."""
+    if np.isnan(values).any():
+        raise UserError("the model's probabilities are not numbers; its weights are damaged, or training diverged")
+    best = np.equal(values, np.max(values))
+    return float(best[gold] / best.sum())
 
 
 def _foresee(trial: Trial) -> dict[str, float]:

@@ -40,7 +40,7 @@ class Option(NamedTuple):
 
 
 def first_line(text: str) -> str:
-    return text.strip().partition("\n")[0].strip()
+    return text.partition("\n")[0].strip()
 
 
 def three_sentences(text: str) -> str:

@@ -59,8 +59,8 @@ def probe(
     """
     if lm.translates:
         raise UserError("probe: this model translates; layers are probed of models that read one text")
-    if min(cfg.limit, cfg.steps) < 1:
-        raise UserError(f"probe: limit {cfg.limit} and steps {cfg.steps} must be positive")
+    if min(cfg.limit, cfg.steps, cfg.batch_size) < 1:
+        raise UserError(f"probe: limit {cfg.limit}, steps {cfg.steps} and batch_size {cfg.batch_size} must be positive")
     check_tasks(tasks, folder)
     directory, model, found = epath.Path(out).expanduser(), _digest(lm), {}
     (directory / "vectors").mkdir(parents=True, exist_ok=True)

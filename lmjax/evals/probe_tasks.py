@@ -77,13 +77,15 @@ def coreference(path: epath.Path) -> Iterator[Sentence]:
         try:
             text, pronoun = row["Text"], (row["Pronoun"], int(row["Pronoun-offset"]))
             names = [((row[k], int(row[f"{k}-offset"])), row[f"{k}-coref"].upper()) for k in "AB"]
+            words = list(WORD.finditer(text))
+            who = _covered(words, *pronoun)
+            targets = [Target((who, _covered(words, *name)), label) for name, label in names]
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(
                 f"{path}, line {number}: not a row of GAP (Text, Pronoun, Pronoun-offset, A, ...)"
             ) from None
-        words = list(WORD.finditer(text))
-        who = _covered(words, *pronoun)
-        targets = [Target((who, _covered(words, *name)), label) for name, label in names]
+        if bad := {label for _, label in names} - {"TRUE", "FALSE"}:
+            raise UserError(f"{path}, line {number}: '{min(bad)}' is neither TRUE nor FALSE")
         yield Sentence([word.group() for word in words], targets)
 
 
@@ -157,7 +159,7 @@ def _limited(sentences: Iterable[Sentence], limit: int) -> Iterator[Sentence]:
 
 
 def _blocks(path: epath.Path, columns: int, separator: str | None) -> Iterator[list[list[str]]]:
-    """The rows of each sentence; comments and -DOCSTART- are passed over."""
+    """The rows of each sentence; -DOCSTART- is passed over, and comments of UD's files, whose cells a tab separates."""
     block: list[list[str]] = []
     for number, line in enumerate(chain(_lines(path), [""]), 1):
         row = line.rstrip("\n").split(separator)
@@ -165,7 +167,7 @@ def _blocks(path: epath.Path, columns: int, separator: str | None) -> Iterator[l
             if block:
                 yield block
             block = []
-        elif not line.startswith("# "):
+        elif not (separator and line.startswith("#")):
             if len(row) != columns:
                 raise UserError(f"{path}, line {number}: {len(row)} columns, expected {columns}")
             block.append(row)
@@ -189,6 +191,8 @@ def _parted(file: str) -> tuple[str, str]:
 
 
 def _covered(words: Sequence[re.Match], text: str, offset: int) -> Span:
-    """The words that a stretch of the text touches."""
+    """The words that a stretch of the text touches. Raises ValueError where it touches none."""
     touched = [i for i, word in enumerate(words) if word.start() < offset + len(text) and word.end() > offset]
+    if not touched:
+        raise ValueError(f"no word at {offset}")
     return touched[0], touched[-1] + 1

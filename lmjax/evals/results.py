@@ -6,7 +6,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -139,8 +139,16 @@ def record(found: Sequence[Measured], name: str, file: epath.PathLike = MEASURED
     new = {_key(m): m for m in (dataclasses.replace(one, name=name) for one in found if peers(one))}
     if not new:
         raise UserError("nothing to record: no paper's figure of this family is on record for that")
-    kept = {_key(m): m for m in measured(file)} | new
-    write_atomically(file, json.dumps([to_json(kept[key]) for key in sorted(kept)], indent=1) + "\n")
+    _write({_key(m): m for m in measured(file)} | new, file)
+
+
+def forget(names: Collection[str], file: epath.PathLike = MEASURED) -> None:
+    """Takes what was recorded under these names out of the table."""
+    _write({_key(m): m for m in measured(file) if m.name not in names}, file)
+
+
+def _write(found: Mapping[Any, Measured], file: epath.PathLike) -> None:
+    write_atomically(file, json.dumps([to_json(found[key]) for key in sorted(found)], indent=1) + "\n")
 
 
 def measured(file: epath.PathLike = MEASURED) -> list[Measured]:

@@ -97,7 +97,7 @@ def read(model: Wrapped, batch: Batch, train: bool) -> Outputs:
     return {"class_logits": model.dense("classifier", model.dropout(vectors, train), 1)[..., 0], **outputs}
 
 
-def score(split: Encoded, predictions: Predictions) -> dict[str, float]:
+def score(split: Encoded, predictions: Predictions, heldout: Figures) -> dict[str, float]:
     return {"accuracy": accuracy(split.features["labels"], np.argmax(predictions["class_logits"], -1))}
 
 

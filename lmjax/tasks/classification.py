@@ -21,6 +21,7 @@ from lmjax.data.framing import NEW_TOKENS, TEXT, Frame, frame, next_tokens
 from lmjax.data.labelled import KINDS, Example, LabelledSet, labelled_set, read_file, read_tfds
 from lmjax.data.splits import hold_out
 from lmjax.data.tokenizers import Tokenizer
+from lmjax.errors import UserError
 from lmjax.metrics import METRICS
 from lmjax.models.task_layers import TaskLayer
 from lmjax.models.wrapped import Wrapped
@@ -87,6 +88,8 @@ def classification(cfg: ClassificationConfig) -> Task:
 
 def read_splits(cfg: ClassificationConfig) -> dict[str, list[Example]]:
     """The examples of each split. Raises UserError for bad files, and without held-out examples."""
+    if cfg.source == "tfds" and (cfg.train or cfg.heldout or cfg.heldout_share):
+        raise UserError("task: TensorFlow Datasets has splits of its own; train, heldout, heldout_share are of files")
     if cfg.source == "tfds" and not cfg.alone:
         splits = dict(read_tfds(cfg.data, cfg.data_dir))
     else:
@@ -148,7 +151,7 @@ def answers(record: LabelledSet, predictions: Predictions) -> np.ndarray:
     return np.argmax(logits, -1) if record.labels else np.clip(logits[:, 0], record.low, record.high)
 
 
-def score(record: LabelledSet, split: Encoded, predictions: Predictions) -> dict[str, float]:
+def score(record: LabelledSet, split: Encoded, predictions: Predictions, heldout: Figures) -> dict[str, float]:
     found = answers(record, predictions)
     return {name: METRICS[name](np.asarray(split.features["labels"]), found) for name in record.metrics}
 

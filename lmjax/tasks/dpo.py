@@ -126,7 +126,7 @@ def margins_of(beta: float, split: Encoded, predictions: Predictions) -> np.ndar
     return -np.diff(beta * (predictions["log_probabilities"] - reference))[:, 0]
 
 
-def score(beta: float, split: Encoded, predictions: Predictions) -> dict[str, float]:
+def score(beta: float, split: Encoded, predictions: Predictions, heldout: Figures) -> dict[str, float]:
     return pair_figures(margins_of(beta, split, predictions), np.array(split.notes))
 
 

@@ -20,7 +20,7 @@ from lmjax.errors import UserError
 from lmjax.metrics import clustered_error
 from lmjax.models.wrapped import Wrapped
 from lmjax.objectives import Objective
-from lmjax.tasks.task import Features, FilesConfig, Predictions, Supervised, Task, labelled_task
+from lmjax.tasks.task import Features, Figures, FilesConfig, Predictions, Supervised, Task, labelled_task
 from lmjax.types import Array, Batch, Mean, Outputs
 
 
@@ -108,7 +108,7 @@ def terms(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
     }
 
 
-def score(split: Encoded, predictions: Predictions) -> dict[str, float]:
+def score(split: Encoded, predictions: Predictions, heldout: Figures) -> dict[str, float]:
     """Means over all response tokens of a split; the loss in nats, with its standard error over whole conversations."""
     learned = split.features["loss_weights"] > 0
     losses, right = -predictions["log_probability"][learned], predictions["is_largest"][learned]

@@ -150,7 +150,7 @@ def pairs_of(ranks: np.ndarray) -> np.ndarray:
     return np.argwhere(real[:, :, None] & real[:, None] & (ranks[:, :, None] < ranks[:, None]))
 
 
-def score(split: Encoded, predictions: Predictions) -> dict[str, float]:
+def score(split: Encoded, predictions: Predictions, heldout: Figures) -> dict[str, float]:
     """What `pair_figures` says; and `shift`, the mean reward of the references, or without any of the best answers."""
     rewards, ranks = predictions["rewards"], np.asarray(split.features["ranks"])
     row, better, worse = pairs_of(ranks).T

@@ -177,10 +177,11 @@ def null_threshold(cfg: SpanConfig, found: Sequence[tuple[dict[str, Any], list[C
     return best_threshold(odds, scores, np.array([bool(question["answers"]) for question, *_ in found]))
 
 
-def score(cfg: SpanConfig, split: Encoded, predictions: Predictions) -> dict[str, float]:
-    """f1 and exact match; where questions may be unanswerable also apart, with the threshold that was tuned on them."""
+def score(cfg: SpanConfig, split: Encoded, predictions: Predictions, heldout: Figures) -> dict[str, float]:
+    """f1 and exact match; where questions may be unanswerable also apart, with the threshold of the held-out ones,
+    which is tuned where those are scored."""
     record, found = squad.span_set(cfg.data), list(answered(cfg, split, predictions))
-    threshold = null_threshold(cfg, found)
+    threshold = heldout["null_threshold"] if heldout and record.unanswerable else null_threshold(cfg, found)
     texts = ["" if odds > threshold else best_text(best) for _, best, odds in found]
     answers = [question["answers"] for question, _, _ in found]
     figures: dict[str, float] = {}
@@ -193,7 +194,7 @@ def score(cfg: SpanConfig, split: Encoded, predictions: Predictions) -> dict[str
                 ("unanswerable", [not a for a in answers]),
             ):
                 figures |= {f"{name}_{kind}": float(values[chosen].mean())} if any(chosen) else {}
-    return figures | ({"null_threshold": threshold} if record.unanswerable else {})
+    return figures | ({"null_threshold": threshold} if record.unanswerable and not heldout else {})
 
 
 def baselines(record: squad.SpanSet, train: Encoded, heldout: Encoded) -> dict[str, dict[str, float]]:

@@ -139,7 +139,7 @@ def tags_of(record: TaggedSet, split: Encoded, labels: np.ndarray) -> list[list[
     return [[record.labels[next(ids)] for _ in words] for words in split.notes]
 
 
-def score(record: TaggedSet, split: Encoded, predictions: Predictions) -> dict[str, float]:
+def score(record: TaggedSet, split: Encoded, predictions: Predictions, heldout: Figures) -> dict[str, float]:
     """Precision, recall and F1 of entities as conlleval counts them; and F1 where I- begins none (strict IOB2)."""
     right = tags_of(record, split, np.asarray(split.features["labels"]))
     found = tags_of(record, split, predictions["labels"])

@@ -46,9 +46,9 @@ class FilesConfig(SupervisedConfig):
     """Base of those whose examples lie in files.
 
     `data`: the set's name. `folder`: where its files lie. `train`, `heldout`: the names of those files, where they are
-    not the official ones; `heldout_share`: hold out that share of the training examples, instead of a file. `limit`:
-    train on so many examples only, always the same (0 = all). `alone`: this file is read as the test file, and nothing
-    else.
+    not the official ones; `heldout_share`: hold out that share of the training examples, instead of the official file.
+    `limit`: train on so many examples only, always the same (0 = all). `alone`: this file is read as the test file, and
+    nothing else.
     """
 
     data: str
@@ -58,6 +58,17 @@ class FilesConfig(SupervisedConfig):
     heldout_share: float = 0.0
     limit: int = 0
     alone: str = ""
+
+    def __post_init__(self) -> None:
+        if self.limit < 0 or not 0 <= self.heldout_share < 1:
+            raise UserError(
+                f"task: limit {self.limit} must be 0 (all) or more, and 0 <= heldout_share {self.heldout_share:g} < 1"
+            )
+        if self.heldout and self.heldout_share:
+            raise UserError(
+                f"task: heldout names a file, '{self.heldout}', and heldout_share {self.heldout_share:g} cuts one off "
+                "the training examples; leave one of them out (heldout '' or heldout_share 0)"
+            )
 
     def files(self, names: Mapping[str, str], kinds: Sequence[str]) -> dict[str, epath.Path]:
         """split -> its file; see `find_splits`. Raises UserError where `alone` is not there, too."""
@@ -86,7 +97,8 @@ class Supervised:
         evaluated, the others are predicted at the end.
       read: (wrapped model, batch, train) -> Outputs, see `models.wrapped`.
       predict: Outputs -> {name: [rows, ...]}, what is kept of each row.
-      score: (split, predictions) -> figures; the task's headline among them.
+      score: (split, predictions, the held-out figures) -> figures; the task's headline among them. For the held-out
+        split itself the third is empty.
       baselines: (training split, held-out split) -> {figure: {the baseline's name: value}}.
       files: (the split's name, split, predictions, the held-out figures) -> {name: text} of prediction files in the
         official format.
@@ -104,7 +116,7 @@ class Supervised:
     encode: Callable[[Tokenizer, int], Mapping[str, Encoded]]
     read: Read
     predict: Callable[[Outputs], Mapping[str, Array]]
-    score: Callable[[Encoded, Predictions], Figures]
+    score: Callable[[Encoded, Predictions, Figures], Figures]
     baselines: Callable[[Encoded, Encoded], Mapping[str, Figures]]
     files: Callable[[str, Encoded, Predictions, Figures], Mapping[str, str]]
     layer: TaskLayer | None = None

@@ -92,12 +92,18 @@ def evaluate_examples(
     """The losses and the task's own figures on each labelled split but the training one, named as by `of_split`."""
     assert task.supervised
     figures: dict[str, Any] = {}
-    for name, split in examples.items():
-        if name == "train" or not split.labelled:
+    for name in scored_splits(examples):
+        split = examples[name]
+        if not split.labelled:
             continue
         means, predictions = predict(step, params, batches(name), mesh, len(split))
-        figures |= of_split(name, means | dict(task.supervised.score(split, predictions)))
+        figures |= of_split(name, means | dict(task.supervised.score(split, predictions, figures)))
     return figures
+
+
+def scored_splits(examples: Mapping[str, Encoded]) -> list[str]:
+    """ "heldout", by which the others may be decided, and then those."""
+    return ["heldout", *(name for name in examples if name not in ("train", "heldout"))]
 
 
 def of_split(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_all_forms_are_read(tmp_path):
 def test_judged_summaries_are_posts_and_references(tmp_path):
     wanted = [(Turn("user", "POST: a,\n\nTL;DR:"), Turn("assistant", "b"))]
     assert read(tmp_path, 'query,reference_responses,preferred\n"POST: a,\n\nTL;DR:", b,ours\n', "train.csv") == wanted
-    with pytest.raises(UserError, match=r"train.csv, line 2: field 'reference_responses' is NoneType, not text"):
+    with pytest.raises(UserError, match=r"train.csv, line 2: 1 columns, not 2"):
         read(tmp_path, "query,reference_responses\na\n", "train.csv")
 
 

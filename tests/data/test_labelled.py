@@ -97,6 +97,12 @@ def test_commas_and_quotes_of_a_csv(tmp_path: Path) -> None:
     assert read_file(file, "chnsenticorp", needs_labels=True) == [Example(('不错，"很好", 真的',), 1)]
 
 
+@pytest.mark.parametrize("cell", ['"never closed', '"closed" amid a cell'])
+def test_a_quote_that_would_swallow_other_rows_is_refused(cell: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "train.csv", f'label,review\n1,"of two\nlines"\n0,{cell}\n1,b\n0,c\n')
+    assert complaint(file, "chnsenticorp").startswith("line 4: a quote does not end with its cell")
+
+
 def test_what_is_wrong_with_a_line(tmp_path: Path) -> None:
     head = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
     bad = {

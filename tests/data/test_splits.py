@@ -21,7 +21,7 @@ def test_files_are_found_by_their_official_name_or_another(tmp_path: Path) -> No
     }
     with pytest.raises(UserError, match=r"no yours\.csv or \.json \(or \.gz\) in .*; task\.folder says where squad1"):
         find_splits("squad1", NAMES, ("csv", "json"), str(tmp_path), {"heldout": "yours"})
-    with pytest.raises(UserError, match=r"one file for two of train, heldout, test; set task\.heldout_share"):
+    with pytest.raises(UserError, match=r"one file for two of train, heldout, test; task\.heldout '' and a task"):
         find_splits("squad1", NAMES, ("json",), str(tmp_path), {"heldout": "train"})
 
 
@@ -35,6 +35,8 @@ def test_whole_groups_are_held_out_and_so_many_kept() -> None:
     few = hold_out({"train": train, "heldout": train[:1]}, 0.0, 7, "folder")
     assert (len(few["train"]), few["heldout"]) == (7, train[:1])
     assert few["train"] == sorted(few["train"])
-    for share in (0.0, 1.0):
-        with pytest.raises(UserError, match=r"no held-out file in folder.* task\.heldout_share"):
-            hold_out({"train": train}, share, 0, "folder")
+    assert len(hold_out({"train": train[:4]}, 0.1, 0, "folder")["heldout"]) == 1
+    with pytest.raises(UserError, match=r"no held-out file in folder.* task\.heldout_share"):
+        hold_out({"train": train}, 0.0, 0, "folder")
+    with pytest.raises(UserError, match=r"heldout_share 0\.5 of 1 examples in 1 groups leaves one side empty"):
+        hold_out({"train": train[:1]}, 0.5, 0, "folder")

@@ -49,6 +49,13 @@ def test_bad_files_are_one_line(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=f"dev.json, {says}"):
             read_questions(write(tmp_path / "dev.json", *questions), name, True)
+    for wrong, says in (
+        ({"question": None}, "question is None, not a text"),
+        ({"answers": [{"text": "dog", "answer_start": "4"}]}, "answer_start is '4', not a whole number"),
+        ({"answers": [{"text": 7, "answer_start": 4}]}, "text is 7, not a text"),
+    ):
+        with pytest.raises(UserError, match=f"dev.json, question q0: its {says}"):
+            read_questions(write(tmp_path / "dev.json", answered("dog", 4) | wrong), "squad1", True)
     with pytest.raises(UserError, match=r"question q0: its context is empty"):
         read_questions(write(tmp_path / "dev.json", answered("dog", 4), context=" \n"), "squad1", True)
     assert read_questions(write(tmp_path / "dev.json", {}), "squad1", False)[0].answers is None

@@ -186,6 +186,7 @@ def test_the_verb(tmp_path, capsys, monkeypatch):
         ("elmo", "words", {"text": "dog"}, "recurrent and has no attention"),
         ("bert", "wordpiece", {"text": " "}, "takes a text by --text, which must not be empty"),
         ("bert", "wordpiece", {"source": "dog"}, "takes a text by --text"),
+        ("bert", "wordpiece", {"text": "dog", "target": "x"}, "takes a text by --text, .* and nothing else"),
         ("marian", "sentencepiece", {"text": "dog"}, r"takes a text by --source \(and --target\)"),
         ("marian", "sentencepiece", {"source": "dog " * 200, "target": "x"}, "tokens; 128 can be shown"),
     ],

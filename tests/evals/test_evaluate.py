@@ -11,7 +11,7 @@ from lmjax import commands
 from lmjax.beam import Beam, Found
 from lmjax.errors import UserError
 from lmjax.evals.evaluate import Protocol, Trial, evaluate, fitted
-from lmjax.evals.fewshot import TASKS, rows_of
+from lmjax.evals.fewshot import TASKS, first_line, rows_of
 from lmjax.evals.generated import bleu
 from lmjax.evals.scoring import RULES, Score, split
 from lmjax.evals.stop_words import STOP_WORDS
@@ -91,6 +91,19 @@ def test_the_best_option_is_chosen_by_the_rule(rule, gpt, questions, monkeypatch
     assert (found["examples"], found["rule"], found["prompts_cut"]) == (12, rule, 0)
     alone = [text for text in asked if text[0] == "Answer:"]
     assert alone == [("Answer:", f" {text}") for text, *_ in seen if rule == "unconditional"]
+
+
+def test_equally_good_answers_share_and_broken_scores_are_refused(gpt, questions, monkeypatch):
+    """The right answer may always stand first, as in BLiMP: the first of all is no answer."""
+    values = dict.fromkeys(RULES, lambda scored, text, alone: 0.0 if text != "walked" else -1.0)
+    monkeypatch.setattr("lmjax.evals.evaluate.RULES", values)
+    found = evaluate(gpt, "piqa", questions[0], Protocol(batch_size=4))["metrics"]
+    rows = [json.loads(line) for line in (questions[0] / "gpt_eval/piqa.jsonl").read_text().splitlines()]
+    shares = [(row["choices"][row["gold"]] != "walked") / sum(c != "walked" for c in row["choices"]) for row in rows]
+    assert found["accuracy"] == pytest.approx(np.mean(shares))
+    monkeypatch.setattr("lmjax.evals.evaluate.RULES", dict.fromkeys(RULES, lambda scored, text, alone: np.nan))
+    with pytest.raises(UserError, match="probabilities are not numbers; its weights are damaged"):
+        evaluate(gpt, "piqa", questions[0], Protocol(batch_size=4))
 
 
 def test_partial_evaluation_reads_either_name_and_judges_the_rest(gpt, folder):
@@ -180,6 +193,10 @@ def test_generated_answers(gpt, folder, monkeypatch):
     prompts.clear()
     evaluate(gpt, "triviaqa", folder, Protocol(shots=1, batch_size=3))
     assert prompts[0] == "Question: Who ran?\nAnswer: Postman\n\nQuestion: Who barked?\nAnswer:"
+
+
+def test_text_behind_the_first_line_end_is_no_answer():
+    assert [first_line(text) for text in (" a dog!\nQ", "\n143\n", "143")] == ["a dog!", "", "143"]
 
 
 def test_answers_searched_for_by_beams_end_with_their_line(gpt, folder, monkeypatch):

@@ -50,7 +50,7 @@ def write_files(folder: Path) -> None:
         (folder / "conll2003" / name).write_text(TRAIN)
     with zipfile.ZipFile(folder / "conll2000/conll2000.zip", "w") as archive:
         for name in ("train", "test"):
-            archive.writestr(f"conll2000/{name}.txt", "Confidence NN B-NP\nin IN B-PP\n\n")
+            archive.writestr(f"conll2000/{name}.txt", "Confidence NN B-NP\nin IN B-PP\n# # O\n\n")
     with gzip.open(folder / "ud_english_ewt/en_ewt-ud-dev.conllu.gz", "wt") as file:
         file.write(f"{TREE}\n" * 6)
     for name in ("development", "validation"):
@@ -64,7 +64,10 @@ def test_readers(tmp_path: Path) -> None:
     assert first.targets == [Target(((0, 1),), "ORG"), Target(((2, 3),), "PER"), Target(((3, 4),), "PER")]
     assert Target(((0, 2),), "PER") in next(s for s in found["entities"]["train"] if s.words[0] == "Peter").targets
     assert found["pos"]["train"][0].targets[0] == Target(((0, 1),), "NNP")
-    assert found["chunks"]["heldout"][0].targets[1] == Target(((1, 2),), "B-PP")
+    assert found["chunks"]["heldout"][0].targets[1:] == [
+        Target(((1, 2),), "B-PP"),
+        Target(((2, 3),), "O"),
+    ]  # "#" is a word
     assert (len(found["dependency"]["train"]), len(found["dependency"]["heldout"])) == (4, 2)
     tree = found["dependency"]["train"][0]
     assert tree.words == ["The", "dogs", "bark"]
@@ -181,5 +184,13 @@ def test_refusals(models: dict[str, LanguageModel], tmp_path: Path) -> None:
     (tmp_path / "gap_coreference/gap-development.tsv").write_text("ID\tText\nd\tx\n")
     with pytest.raises(UserError, match=r"gap-development\.tsv, line 2: not a row of GAP"):
         read_probe("coreference", str(tmp_path), 10, 0)
-    with pytest.raises(UserError, match="limit 0 and steps 1 must be positive"):
-        next(probe(models["bert"], "m", ["pos"], str(tmp_path), str(tmp_path / "o"), ProbeConfig(limit=0, steps=1)))
+    for old, new, said in (
+        ("\t9\tTRUE", "\t9\tYES", "'YES' is neither TRUE nor FALSE"),
+        ("\t9\tTRUE", "\t90\tTRUE", "not a row of GAP"),
+    ):
+        (tmp_path / "gap_coreference/gap-development.tsv").write_text(GAP.replace(old, new))
+        with pytest.raises(UserError, match=rf"gap-development\.tsv, line 2: {said}"):
+            read_probe("coreference", str(tmp_path), 10, 0)
+    cfg = ProbeConfig(limit=0, steps=1, batch_size=0)
+    with pytest.raises(UserError, match="limit 0, steps 1 and batch_size 0 must be positive"):
+        next(probe(models["bert"], "m", ["pos"], str(tmp_path), str(tmp_path / "o"), cfg))

@@ -151,8 +151,12 @@ def test_recorded_figures_become_a_table(tmp_path: Path, monkeypatch: pytest.Mon
     assert [(one.metric, one.values) for one in found] == [("accuracy", (50.0,)), ("f1", (50.0,))]
     row = readme_table(found).splitlines()[-1]
     assert row.startswith("| BERT-base, 109.5M, fine-tuned | mrpc, f1 | 50.00 | 1 | 88.9 (bert-base-uncased, GLUE test")
+    results.forget({"GPT"}, tmp_path / "measured.json")
+    assert measured(tmp_path / "measured.json") == found
     page = f"a\n{results.BEGIN}\nold\n{results.END}\nb\n"
     assert in_readme(page, found) == f"a\n{results.BEGIN}\n\n{readme_table(found)}\n\n{results.END}\nb\n"
+    results.forget({"BERT-base"}, tmp_path / "measured.json")
+    assert measured(tmp_path / "measured.json") == []
 
 
 def test_readme_is_up_to_date() -> None:

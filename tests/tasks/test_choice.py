@@ -61,6 +61,6 @@ def test_figures_and_prediction_files() -> None:
     assert task
     split = Encoded({"tokens": np.zeros((2, 4, 8)), "labels": np.array([2, 0])}, [])
     found = {"class_logits": np.array([[0.0, 1, 3, 2], [0.0, 1, 3, 2]])}
-    assert task.score(split, found) == {"accuracy": 0.5}
+    assert task.score(split, found, {}) == {"accuracy": 0.5}
     assert task.baselines(split, split) == {"accuracy": {"chance": 0.25}}
     assert task.files("heldout", split, found, {}) == {"openbookqa.tsv": "index\tprediction\n0\tC\n1\tC\n"}

@@ -120,7 +120,7 @@ def test_figures_and_the_submission_format() -> None:
     assert task
     split = Encoded({"labels": np.array([0, 1, 1], np.uint8)}, [])
     found = {"class_logits": np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]])}
-    assert task.score(split, found) == {"accuracy": pytest.approx(2 / 3)}
+    assert task.score(split, found, {}) == {"accuracy": pytest.approx(2 / 3)}
     assert task.baselines(split, split) == {"accuracy": {"majority": pytest.approx(2 / 3)}}
     lines = "index\tprediction\n0\tentailment\n1\tnot_entailment\n2\tentailment\n"
     assert task.files("test", split, found, {}) == {"RTE.tsv": lines}
@@ -132,7 +132,7 @@ def test_scores_are_cut_to_0_to_5_with_three_decimals() -> None:
     split = Encoded({"labels": np.array([0.0, 2.0, 5.0], np.float32)}, [])
     found = {"class_logits": np.array([[-1.0], [2.34567], [7.0]])}
     assert task.files("test", split, found, {}) == {"STS-B.tsv": "index\tprediction\n0\t0.000\n1\t2.346\n2\t5.000\n"}
-    assert task.score(split, found)["spearman"] == pytest.approx(1)
+    assert task.score(split, found, {})["spearman"] == pytest.approx(1)
 
 
 def test_mnli_has_two_files_of_predictions() -> None:

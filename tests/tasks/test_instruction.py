@@ -79,7 +79,7 @@ def test_figures_are_of_response_tokens(model: Any) -> None:
     rows = pack_responses(ENCODED, LENGTH)
     split, outputs = Encoded(rows, []), model(batch(rows))
     assert TASK.supervised
-    figures = TASK.supervised.score(split, jax.device_get(TASK.supervised.predict(outputs)))
+    figures = TASK.supervised.score(split, jax.device_get(TASK.supervised.predict(outputs)), {})
     terms = TASK.objective.terms(outputs, batch(rows))
     for name, mean in terms.items():
         assert figures[name] == pytest.approx(float(mean.value()), rel=1e-6)

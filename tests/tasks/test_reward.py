@@ -166,11 +166,11 @@ def test_figures_and_files_of_a_split() -> None:
     notes = [{"lengths": [5, 9, 1], "reference": None}, {"lengths": [3, 4], "reference": None}]
     split = Encoded({"ranks": np.array([[2, 1, 3], [1, 2, 0]], np.uint8)}, notes)
     found = {"rewards": np.array([[1.0, 2.0, 0.5], [-1.0, 1.0, 7.0]], np.float32)}
-    figures = task.score(split, found)
+    figures = task.score(split, found, {})
     assert figures["accuracy"] == pytest.approx(3 / 4)
     assert figures["shift"] == pytest.approx((2.0 - 1.0) / 2)  # of the best
     marked = Encoded(split.features, [notes[0], {**notes[1], "reference": 1}])
-    assert task.score(marked, found) == {**figures, "shift": 1.0}  # of the reference, best or not
+    assert task.score(marked, found, {}) == {**figures, "shift": 1.0}  # of the reference, best or not
     assert task.baselines(split, split)["accuracy"] == {"chance": 0.5, "longer": 0.75}
     files = task.files("heldout", split, found, {})
     lines = [json.loads(line) for line in files["rewards.jsonl"].splitlines()]

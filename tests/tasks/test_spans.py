@@ -80,7 +80,7 @@ def test_figures_and_prediction_files(split: Encoded) -> None:
     task = make_task(CFG).supervised
     assert task
     found = logits_for(split, q0="postman", q1="The dog barked", q2="")
-    figures = task.score(split, found)
+    figures = task.score(split, found, {})
     # "The dog" in "The dog barked": one of two words, without the article.
     assert figures["f1"] == pytest.approx((1 + 2 / 3 + 1) / 3)
     assert figures["exact"] == pytest.approx(2 / 3)
@@ -95,15 +95,19 @@ def test_figures_and_prediction_files(split: Encoded) -> None:
     hidden = encode(untold, tiny_tokenizer("wordpiece"), LENGTH, CFG, training=False)
     of_test = task.files("test", hidden, found, figures)
     assert json.loads(of_test["predictions.json"]) == files["predictions.json"]
-    low = task.files("test", hidden, found, figures | {"null_threshold": -100.0})
+    of_heldout = figures | {"null_threshold": -100.0}
+    low = task.files("test", hidden, found, of_heldout)
     assert json.loads(low["predictions.json"]) == dict.fromkeys("012", "")
+    of_test = task.score(split, found, of_heldout)  # what was tuned on the held-out questions, not on these
+    assert (of_test["exact"], of_test["f1"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert "null_threshold" not in of_test
 
 
 def test_squad1_always_answers(split: Encoded) -> None:
     task = make_task(replace(CFG, data="squad1")).supervised
     assert task
     found = logits_for(split, q0="", q1="The dog", q2="")
-    figures = task.score(split, found)
+    figures = task.score(split, found, {})
     assert set(figures) == {"f1", "exact"}
     files = task.files("heldout", split, found, figures)
     assert set(files) == {"predictions.json", "nbest_predictions.json"}

@@ -67,7 +67,7 @@ def test_a_long_sentence_goes_on_in_the_next_row(context: str) -> None:
     task = make_task(CFG).supervised
     assert task
     right = {"labels": split.features["labels"]}
-    assert task.score(split, right) == {"f1": 1, "precision": 1, "recall": 1, "strict_f1": 1}
+    assert task.score(split, right, {}) == {"f1": 1, "precision": 1, "recall": 1, "strict_f1": 1}
 
 
 def test_figures_and_prediction_files() -> None:
@@ -76,7 +76,7 @@ def test_figures_and_prediction_files() -> None:
     split = encode(SENTENCES, tiny_tokenizer("wordpiece"), 40, RECORD, "sentence")
     found = split.features["labels"].copy()
     found[0, own_words(split, 0)[0][1]] = 0  # the old postman is but a postman
-    figures = task.score(split, {"labels": found})
+    figures = task.score(split, {"labels": found}, {})
     assert (figures["precision"], figures["recall"], figures["f1"]) == (3 / 4, 3 / 4, 3 / 4)
     assert figures["strict_f1"] == pytest.approx(2 * 3 / (4 + 3))
     assert task.baselines(split, split) == {"accuracy": {"no entity": pytest.approx(2 / 9)}}
