@@ -14,6 +14,7 @@ from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
 from lmjax.generate import Sampling, stream
 from lmjax.interop import LanguageModel
+from lmjax.models.architecture import check_use
 
 UNFINISHED = "\ufffd"  # what a character decodes to whose bytes are not all there
 HELP = "/help shows this, /reset forgets the conversation, /quit (or Ctrl-D) leaves, Ctrl-C stops an answer"
@@ -26,8 +27,10 @@ def chat(lm: LanguageModel, sampling: Sampling, system: str = "", seed: int = 0)
     goes on counting) is drawn from seed + k.
 
     Raises:
-      UserError: a model without a chat template; over a pipe, a message that is too long for the model.
+      UserError: a model that predicts no next tokens, or has no chat template; over a pipe, a message that is too long
+        for the model.
     """
+    check_use(lm.config, lm.heads, "generate")
     template, person = lm.chat_template, sys.stdin.isatty()
     sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, lm.longest // 2))
     begin = [Turn("system", system)] if system else []

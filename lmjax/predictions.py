@@ -21,7 +21,7 @@ from lmjax.tasks.task import FilesConfig, Predictions
 from lmjax.train.assemble import Program, assemble
 from lmjax.train.checkpoint import read_config, restore_params
 from lmjax.train.evaluate import predict
-from lmjax.train.saved import chosen_state, describe_saved
+from lmjax.train.saved import chosen_state, describe_saved, digest_of_saved
 from lmjax.types import Params
 
 
@@ -53,6 +53,7 @@ def predict_file(run: epath.PathLike, file: epath.PathLike) -> dict[str, str]:
         tokenizer = WordCollector()
     split = task.encode(tokenizer, stage.length)["test"]
     tokenizer = tokenizer.collected() if isinstance(tokenizer, WordCollector) else tokenizer
+    split = _with_reference(cfg, program, split, tokenizer)
     params = restore_params(chosen_state(directory), program.abstract_state.params)
     found = predictions_of(cfg, program, params, split, tokenizer)
     figures = json.loads((directory / "result.json").read_text())["figures"]
@@ -60,6 +61,20 @@ def predict_file(run: epath.PathLike, file: epath.PathLike) -> dict[str, str]:
     if not files:
         raise UserError(f"{directory}: {task.name} has no prediction files; `python -m lmjax sample` answers prompts")
     return dict(files)
+
+
+def _with_reference(cfg: RunConfig, program: Program, split: Encoded, tokenizer: Tokenizer) -> Encoded:
+    """The split with what the model that the run began with gives its rows, where the task asks for that."""
+    task = program.task.supervised
+    assert task
+    if not task.reference:
+        return split
+    if cfg.init_from and digest_of_saved(cfg.init_from) != cfg.init_digest:
+        raise UserError(f"{cfg.init_from} is another model by now than the run began with, which its figures refer to")
+    with jax.set_mesh(program.mesh):
+        params = program.init_state().params
+    found = predictions_of(cfg, program, params, split, tokenizer)
+    return replace(split, features={**split.features, **{f"reference_{name}": found[name] for name in task.reference}})
 
 
 def predictions_of(

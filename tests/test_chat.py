@@ -1,12 +1,13 @@
 """A conversation: streaming, history, stopping, UTF-8; a person at a terminal, or lines over a pipe."""
 
 import io
+from dataclasses import replace
 
 import pytest
 
 from lmjax import chat as chat_module
 from lmjax import commands, interop
-from lmjax.chat import fitted, pieces
+from lmjax.chat import chat, fitted, pieces
 from lmjax.data.chat_template import TEMPLATES, Turn, prompt_tokens
 from lmjax.errors import UserError
 from lmjax.generate import Sampling, generate, stream
@@ -138,6 +139,12 @@ def test_a_model_without_a_template_says_so(model, talk, monkeypatch):
     assert talk("The dog", arguments=("--template", "plain")).out.endswith("\n")
     with pytest.raises(UserError, match="unknown chat template 'plan'; did you mean 'plain'"):
         talk("The dog", arguments=("--template", "plan"))
+
+
+def test_a_reward_model_does_not_talk(model, monkeypatch):
+    """It has the template, and a tied output layer that nobody trained."""
+    with pytest.raises(UserError, match="generate needs a model with head clm, and this GptConfig has none"):
+        chat(replace(load(model), heads=()), Sampling(8))
 
 
 def test_the_template_goes_where_the_model_goes(model, tmp_path):

@@ -52,6 +52,10 @@ def sample(
         raise UserError(
             f"--n {answers}, --batch-size {batch_size}: at least two answers make a choice, in batches of 1"
         )
+    if sampling.temperature == 0 or sampling.top_k == 1:
+        raise UserError("at temperature 0, and of the one likeliest token, all answers to a prompt are the same")
+    if seed < 0:
+        raise UserError(f"--seed {seed} is negative")
     if not prompts:
         raise UserError("there is no prompt")
     ids = [prompt_tokens(template, tokenizer, turns).tolist() for _, turns in prompts]

@@ -83,8 +83,8 @@ def conversations_of(row: dict[str, Any], where: str) -> list[Conversation]:
         known = "instruction (with output or instances), messages, conversations or reference_responses"
         raise UserError(f"{where}: no conversation: it has {', '.join(row) or 'no fields'}, and not {known}")
     instruction, instances = _text(row, "instruction", where), row.get("instances", [row])
-    if not isinstance(instances, list) or not all(isinstance(instance, dict) for instance in instances):
-        raise UserError(f"{where}: field 'instances' is not a list of objects")
+    if not isinstance(instances, list) or not instances or not all(isinstance(one, dict) for one in instances):
+        raise UserError(f"{where}: field 'instances' is not a list of objects, or an empty one")
     if not instruction:
         raise UserError(f"{where}: field 'instruction' is empty")
     return [

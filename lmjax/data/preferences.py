@@ -102,7 +102,9 @@ def read_hh_rlhf(file: epath.Path) -> Iterator[Ranking | str]:
     for number, row in json_rows(file):
         sides = [_dialogue(row, key, f"{file}, line {number}") for key in ("chosen", "rejected")]
         (*turns, chosen), (*others, rejected) = sides
-        if not turns or turns != others:
+        if not turns:
+            yield "that begin with the answer"
+        elif turns != others:
             yield "whose two dialogues differ before the last answer"
         else:
             yield Ranking(tuple(turns), (chosen.text, rejected.text), (1, 2))
@@ -182,6 +184,8 @@ def ranking_of(row: Mapping[str, Any], where: str) -> Ranking:
     reference = row.get("reference")
     if reference is not None and not (type(reference) is int and 0 <= reference < len(answers)):
         raise UserError(f'{where}: "reference" is not the place of an answer, 0 to {len(answers) - 1}')
+    if not all(isinstance(turn.get("input", ""), str) for turn in turns):
+        raise UserError(f'{where}: the "input" of a turn is no text')
     said = tuple(Turn(turn["role"], turn["text"], turn.get("input", "")) for turn in turns)
     places = None if ranks is None else tuple(sum(other < rank for other in ranks) + 1 for rank in ranks)
     return Ranking(said, tuple(answers), places, reference)
@@ -212,7 +216,10 @@ def prompts_of(row: dict[str, Any], where: str) -> list[tuple[Turn, ...]]:
         return [ranking_of(row, where).turns]
     if "chosen" in row:
         is_dialogue = "prompt" not in row and isinstance(row["chosen"], str)
-        return [(_dialogue if is_dialogue and "conversations" not in row else _conversation)(row, "chosen", where)[:-1]]
+        read = _dialogue if is_dialogue and "conversations" not in row else _conversation
+        if not (turns := read(row, "chosen", where)[:-1]):
+            raise UserError(f"{where}: nothing stands before the answer")
+        return [turns]
     if isinstance(row.get("prompt"), str):
         return [(Turn("user", row["prompt"].strip()),)]
     if isinstance(row.get("prompt"), list):

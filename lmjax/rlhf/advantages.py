@@ -70,6 +70,8 @@ class KlConfig:
     def __post_init__(self) -> None:
         if min(self.coefficient, self.target) < 0 or self.horizon <= 0:
             raise UserError(f"{self}: coefficient and target are not negative, horizon is positive")
+        if self.target and not self.coefficient:
+            raise UserError(f"{self}: a coefficient of 0 adapts to no target; give it a positive one to begin with")
 
 
 def whiten(x_BN: Array, mask_BN: Array, *, shift: bool = True, variance: Variance = "bessel") -> Array:

@@ -133,6 +133,13 @@ class PpoConfig:
                 f"clip {self.clip} and value_clip {self.value_clip} are positive, value_coefficient "
                 f"{self.value_coefficient} and stop_at_kl {self.stop_at_kl} not negative"
             )
+        if self.kl.target and self.kl.horizon <= 0.2 * self.batch_size:
+            raise UserError(
+                f"kl.horizon {self.kl.horizon:g} is so short beside batch_size {self.batch_size} that an iteration may "
+                f"turn the coefficient's sign; raise it above {0.2 * self.batch_size:g}"
+            )
+        if self.seed < 0:
+            raise UserError(f"seed {self.seed} is negative")
         if self.optim.unit != "steps":
             raise UserError(f"optim.unit {self.optim.unit}: the rate goes by iterations; set it to steps")
 
@@ -264,7 +271,15 @@ def text_run(cfg: PpoConfig) -> RunConfig:
     if not mixed.data or cfg.model is None:
         raise UserError("pretraining.coefficient is set, but pretraining.data names no text")
     stage = Stage(cfg.iterations, mixed.rows * cfg.batch_size, mixed.length, cfg.minibatches * cfg.micro_batches)
-    return RunConfig(model=cfg.model, task=mixed.task, data=mixed.data, stages=(stage,), seed=cfg.seed, mesh=cfg.mesh)
+    return RunConfig(
+        model=cfg.model,
+        task=mixed.task,
+        data=mixed.data,
+        stages=(stage,),
+        init_from=cfg.init_from,
+        seed=cfg.seed,
+        mesh=cfg.mesh,
+    )
 
 
 def check_text(cfg: PpoConfig, text: RunConfig, tokenizer: Tokenizer) -> None:

@@ -88,7 +88,9 @@ def align(cfg: PpoConfig, reward: Reward | None = None) -> None:
 
 def begun(program: Program, run: Resolved) -> TrainState:
     """The state before the first iteration."""
-    state = warm_started(program.init_state(), run.cfg.init_from, run.model)
+    state = program.init_state()
+    policy = {name: part for name, part in state.params.items() if name != NETWORK}
+    state = warm_started(state.replace(params=policy), run.cfg.init_from, run.model)
     if run.critic is None:
         return state
     _, params = reward_params(run.cfg.reward_model, program.mesh)
@@ -129,7 +131,9 @@ def _iterations(
             if iteration % cfg.log.every == 0 or iteration == cfg.iterations:
                 drawn = cfg.batch_size * float(figures["response_length"])
                 log.train(iteration, figures | metrics, _timing(clock, drawn))
-                give_up_if_stuck(skipped, iteration, cfg.directory)
+                broken = not np.isfinite(float(figures["score"]))
+                mend = ", or mend the reward: its last scores were not finite" if broken else ""
+                give_up_if_stuck(skipped, iteration, cfg.directory, mend)
                 checkpoints.check()
             watchdog.beat()
             last = reached_preemption(iteration) or iteration == end

@@ -39,6 +39,10 @@ class RolloutConfig:
     def __post_init__(self) -> None:
         if min(self.prompt_length, self.response_length) < 1 or self.temperature <= 0 or self.truncate_after < 0:
             raise UserError(f"{self}: lengths and temperature are positive, truncate_after is not negative")
+        if self.truncate_after >= self.response_length:
+            raise UserError(
+                f"truncate_after {self.truncate_after}: no end would count in answers of {self.response_length} tokens"
+            )
 
 
 def prompt_rows(prompts: Sequence[Sequence[int]], length: int) -> dict[str, np.ndarray]:

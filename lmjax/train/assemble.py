@@ -183,15 +183,15 @@ class Data:
 
 
 def open_data(cfg: "RunConfig", program: Program) -> Data:
-    """Opens the stores. Raises UserError where they are missing, or of another vocabulary than the model's; on labelled
-    examples a pretrained table may have rows that its tokenizer does not use."""
+    """Opens the stores. Raises UserError where they are missing, or of another vocabulary than the model's; the table
+    of a model that was trained before may have rows that its tokenizer does not use."""
     task, share = program.task, (jax.process_index(), jax.process_count())
     stores = [Store.open(entry.data.store) for entry in cfg.data]
     tokenizer = stores[0].tokenizer
     if any(s.tokenizer.fingerprint != tokenizer.fingerprint for s in stores):
         raise UserError("the run's stores were made with different tokenizers; prepare them with one")
     unused = cfg.model.vocab_size - tokenizer.vocab_size - (task.supervised.new_tokens if task.supervised else 0)
-    if unused < 0 or (unused and not task.supervised):
+    if unused < 0 or (unused and not task.supervised and not cfg.init_from):
         raise UserError(
             f"model.vocab_size is {cfg.model.vocab_size}, but the tokenizer of {cfg.data[0].data.store} has "
             f"{tokenizer.vocab_size} entries; set model.vocab_size to that"

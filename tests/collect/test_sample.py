@@ -1,6 +1,7 @@
 """Answers that are drawn for people to rank: what is written, what decides them, what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,11 @@ def test_what_cannot_be_sampled_is_refused(tuned: Path, prompts: Path, tmp_path:
         list(sample(lm, [("p.txt, line 1", (Turn("user", "the dog " * 40),))], 2, SAMPLING, 0, 2))
     with pytest.raises(UserError, match="at least two answers make a choice"):
         list(sample(lm, short, 1, SAMPLING, 0, 2))
+    for alike in ({"temperature": 0.0}, {"top_k": 1}):
+        with pytest.raises(UserError, match="all answers to a prompt are the same"):
+            list(sample(lm, short, 2, replace(SAMPLING, **alike), 0, 2))
+    with pytest.raises(UserError, match="--seed -1 is negative"):
+        list(sample(lm, short, 2, SAMPLING, -1, 2))
     with pytest.raises(UserError, match="there is no prompt"):
         list(sample(lm, [], 2, SAMPLING, 0, 2))
     untuned = load(tuned.with_name("run"))

@@ -55,6 +55,7 @@ def said(*roles):
         ({"instruction": "a", "output": 3}, "'output' is int, not text"),
         ({"instruction": "", "output": "a"}, "'instruction' is empty"),
         ({"instruction": "a", "instances": {}}, "'instances' is not a list"),
+        ({"instruction": "a", "instances": []}, "'instances' is not a list of objects, or an empty one"),
         ({"messages": [{"role": "user"}]}, "no field 'content'"),
         ({"messages": ["a"]}, "turns are not a list of objects"),
         (said("user", "asistant"), "unknown role 'asistant'; did you mean 'assistant'"),

@@ -30,10 +30,14 @@ def test_hh_rlhf_is_cut_before_the_last_answers(tmp_path: Path, capsys: pytest.C
     rows = [
         {"chosen": f"{before}{ASSISTANT}So:\n\nit is", "rejected": f"{before}\n\nAssistant:"},
         {"chosen": f"{HUMAN}a{ASSISTANT}x", "rejected": f"{HUMAN}b{ASSISTANT}y"},
+        {"chosen": f"{ASSISTANT}x", "rejected": f"{ASSISTANT}y"},
     ]
     found = read_ranked(lines(tmp_path / "train.jsonl.gz", *rows), "hh_rlhf")
     assert found == [Ranking(SAID, ("So:\n\nit is", ""), (1, 2))]
-    assert "1 rankings; left out: 1 whose two dialogues differ before the last answer" in capsys.readouterr().out
+    left_out = "1 whose two dialogues differ before the last answer, 1 that begin with the answer"
+    assert f"1 rankings; left out: {left_out}" in capsys.readouterr().out
+    with pytest.raises(UserError, match="line 3: nothing stands before the answer"):
+        read_prompts(tmp_path / "train.jsonl.gz")
 
 
 def test_pairs_of_llama_factory_and_of_trl(tmp_path: Path) -> None:
@@ -83,6 +87,7 @@ REFUSED: list[tuple[str, object, str]] = [
     ("rankings", {**RANKING, "reference": 3}, "line 2: \"reference\" is not the place of an answer, 0 to 2"),
     ("rankings", {**RANKING, "turns": "Hi"}, "line 2: no \"turns\""),
     ("rankings", {**RANKING, "turns": [{"role": "bot", "text": "Hi"}]}, "line 2: a turn has a \"role\""),
+    ("rankings", {**RANKING, "turns": [{"role": "user", "text": "a", "input": 5}]}, "line 2: the \"input\" of a turn"),
     ("hh_rlhf", {"chosen": "Hi", "rejected": "Hi"}, "line 2: \"chosen\" is no dialogue"),
     ("hh_rlhf", {"chosen": f"{HUMAN}a{ASSISTANT}b"}, "line 2: \"rejected\" is no dialogue"),
     ("hh_rlhf", {"chosen": f"{HUMAN}a", "rejected": ""}, "line 2: \"chosen\" is no dialogue"),

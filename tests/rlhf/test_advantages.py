@@ -151,3 +151,5 @@ def test_impossible_shaping():
     for bad in ({"coefficient": -0.1}, {"target": -1.0}, {"horizon": 0.0}):
         with pytest.raises(UserError, match=next(iter(bad))):
             KlConfig(**bad)
+    with pytest.raises(UserError, match="a coefficient of 0 adapts to no target"):
+        KlConfig(0.0, target=6.0)

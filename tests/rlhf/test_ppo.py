@@ -16,7 +16,7 @@ from lmjax.errors import UserError
 from lmjax.interop import LanguageModel, load
 from lmjax.parallel import MeshConfig, make_mesh
 from lmjax.report import report
-from lmjax.rlhf.advantages import ShapingConfig
+from lmjax.rlhf.advantages import KlConfig, ShapingConfig
 from lmjax.rlhf.config import PretrainingConfig, resolve
 from lmjax.rlhf.ppo import align, begun, scored, train_ppo
 from lmjax.rlhf.program import assemble_ppo
@@ -90,7 +90,7 @@ def test_some_bad_updates_end_no_run_and_ten_iterations_of_them_do(world, monkey
 
     train_ppo(short(world, "one_bad", **apart), lambda *text: bad(*text, 1))
     assert [line["skipped"] for line in lines(world / "one_bad")] == [0.5] * 3
-    with pytest.raises(UserError, match=r"changed nothing; lower optim.peak_lr$"):
+    with pytest.raises(UserError, match=r"nothing; lower optim.peak_lr, or mend the reward: .* were not finite$"):
         train_ppo(short(world, "all_bad", **apart), lambda *text: bad(*text, 16))
 
 
@@ -180,7 +180,7 @@ def test_what_is_drawn_follows_the_log_probabilities(world):
     assert chi2 < freedom + 4 * np.sqrt(2 * freedom) + 8
 
 
-def test_a_reward_model_scores_and_lends_its_weights_to_the_values(world):
+def test_a_reward_model_scores_and_lends_its_weights_to_the_values(world, capsys):
     mdp.write_reward_model(world, world / "judge")
     cfg = replace(short(world, "judged", reward_model=str(world / "judge"), value="network"), dtype="bfloat16")
     run, judge = resolve(cfg, False), load_reward_model(world / "judge/best")
@@ -189,6 +189,7 @@ def test_a_reward_model_scores_and_lends_its_weights_to_the_values(world):
     program = assemble_ppo(run.cfg, run.model, run.critic, run.eos_id, run.pad_id)
     with jax.set_mesh(program.mesh):
         state = begun(program, run)
+    assert "drawn from the seed" not in capsys.readouterr().err  # none of it stays as it was drawn
     jax.tree.map(np.testing.assert_array_equal, state.params["value_network"], judge.params)
     reference = load(world / "reference").params
     jax.tree.map(np.testing.assert_array_equal, {k: state.params[k] for k in reference}, reference)
@@ -292,6 +293,17 @@ def test_text_of_another_tokenizer_is_refused(world):
         align(cfg, mdp.reward)
 
 
+def test_text_mixes_in_where_the_tables_have_rows_that_the_tokenizer_does_not_use(world):
+    """As tuning leaves those of a released GPT-2 that was padded."""
+    padded = replace(mdp.MODEL, vocab_size=mdp.MODEL.vocab_size + 2)
+    tokenizer = load(world / "reference").tokenizer
+    LanguageModel(padded, ("clm",), noisy(padded, ("clm",)), tokenizer).save_hf(world / "padded")
+    mixed = PretrainingConfig(0.1, (mdp.text(world),), rows=1, length=8)
+    cfg = short(world, "padded_ptx", init_from=str(world / "padded"), pretraining=mixed)
+    align(replace(cfg, iterations=1), mdp.reward)
+    assert np.isfinite(lines(world / "padded_ptx")[-1]["pretraining"])
+
+
 def test_scores_of_another_shape_are_refused():
     tokens, is_response = jnp.zeros((16, 6), jnp.int32), jnp.ones((16, 6), bool)
     with pytest.raises(UserError, match=r"gave scores of shape \(16, 1\) to 16 answers, not one number each"):
@@ -306,6 +318,8 @@ def test_scores_of_another_shape_are_refused():
         ({"clip": 0.0}, "clip 0.0"),
         ({"stop_at_kl": -1.0}, "stop_at_kl -1.0"),
         ({"optim": OptimConfig(unit="tokens")}, "optim.unit tokens: the rate goes by iterations"),
+        ({"seed": -1}, "seed -1 is negative"),
+        ({"batch_size": 512, "kl": KlConfig(0.1, 6.0, 100)}, "kl.horizon 100 is so short .* raise it above 102.4"),
     ],
 )
 def test_impossible_updates(world, changes, complaint):
@@ -315,7 +329,9 @@ def test_impossible_updates(world, changes, complaint):
         PretrainingConfig(1.0, rows=0)
 
 
-@pytest.mark.parametrize("bad", [{"temperature": 0.0}, {"response_length": 0}, {"truncate_after": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"temperature": 0.0}, {"response_length": 0}, {"truncate_after": -1}, {"truncate_after": 64}]
+)
 def test_impossible_rollouts(bad):
     with pytest.raises(UserError, match=next(iter(bad))):
         RolloutConfig(**bad)

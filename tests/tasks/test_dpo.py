@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,6 +23,7 @@ from lmjax.errors import UserError
 from lmjax.finetuning import FinetuneConfig, resolve
 from lmjax.interop import load
 from lmjax.models.gpt import Gpt
+from lmjax.predictions import predict_file
 from lmjax.tasks import make_task
 from lmjax.tasks.dpo import DpoConfig, encode, terms
 from tests.models.tiny import tiny
@@ -149,6 +151,26 @@ def test_a_run_begins_at_log_2_and_learns(recipe: FinetuneConfig) -> None:
     assert json.loads((run / "result.json").read_text())["figures"]["accuracy"] > 0.9
     assert len((run / "predictions/heldout/margins.jsonl").read_text().splitlines()) == 12
     assert load(run).heads == ("clm",)  # a language model, as the one that it began with
+
+
+def test_pairs_of_ones_own_are_judged_beside_the_reference(recipe: FinetuneConfig) -> None:
+    """As the run itself judged its held-out ones; and not beside another model that lies there by now."""
+    run, rows = Path(recipe.directory), Path(recipe.directory).with_name("heldout.jsonl")
+    margins = [
+        np.array(text.split(), float)
+        for text in (
+            predict_file(run, rows)["margins.jsonl"],
+            (run / "predictions/heldout/margins.jsonl").read_text(),
+        )
+    ]
+    np.testing.assert_allclose(*margins, atol=1e-4)
+    initial, kept = Path(recipe.init_from), run.with_name("kept")
+    initial.rename(kept)
+    write_run("gpt2", initial, hidden_size=16)
+    with pytest.raises(UserError, match="initial is another model by now than the run began with"):
+        predict_file(run, rows)
+    shutil.rmtree(initial)
+    kept.rename(initial)
 
 
 def test_the_reference_is_stored_under_all_that_it_depends_on(
