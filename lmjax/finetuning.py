@@ -58,7 +58,7 @@ class FinetuneConfig:
       epochs: passes over the training rows. `warmup`: the share of all steps in which the rate rises.
       evaluate_each: so many epochs. `patience`: evaluations without a better figure until the end (0 = no such end).
       dropout: of hidden layers and attention; None = as the model was pretrained.
-      dtype, attention, remat: of the model; None = as it was pretrained.
+      dtype, attention, remat: of the model; a dtype of None = as it was pretrained.
       optim: but for `warmup`, `total` and `unit`, which follow from the above.
       seeds, grid: several runs, see `study`; grid entries are like "optim.peak_lr=2e-5,3e-5".
       stores: where the encoded examples lie.

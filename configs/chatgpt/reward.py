@@ -2,7 +2,8 @@
 
 Command:   python run_finetune.py configs/chatgpt/reward.py --init-from runs/alpaca_sft/best
            (the official files: --task.folder hh-rlhf/harmless-base --task.heldout test.jsonl)
-           (rankings of your own: --task.data rankings --task.folder mine --task.candidates 4)
+           (rankings of your own: --task.data rankings --task.folder mine --task.train choices.jsonl --task.heldout ''
+           --task.heldout-share 0.1 --task.candidates 4)
 Data:      the 1,698 pairs of ../shared/data/hh_rlhf_harmless, 182 held out
 Recipe:    InstructGPT's: one epoch, batches of 64 prompts, cosine decay to a tenth, no dropout; its rate of 9e-6 is of
            6 billion parameters, here Stiennon et al.'s 1.5e-5 for their smallest model, of 1.3 billion

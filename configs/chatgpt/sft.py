@@ -6,7 +6,7 @@ Command:   python run_finetune.py configs/chatgpt/sft.py --init-from MODEL
 Hardware:  one GPU or TPU chip for GPT-2 small
 Recipe:    Stanford Alpaca's (3 epochs, rate 2e-5, cosine, 3% warm-up, about 128 examples a batch). InstructGPT's
            baseline: --epochs 16 --dropout 0.2 --warmup 0 --optim.peak-lr 9.65e-6 --optim.end-factor 0.1
-Data:      the first 4,500 of Stanford's 52,002 instructions, as ../shared/data has them; the whole file:
+Data:      4,500 of Stanford's 52,002 instructions, of the sample that ../shared/data has; the whole file:
            --task.folder DIR --task.train alpaca_data.json
 Result:    not measured
 """

@@ -128,7 +128,7 @@ class Tokenizer(ABC):
     def word_begins(self) -> np.ndarray:
         """bool [vocab_size]: does a word begin with this token? By the marks "##", "Ġ" (other whitespace too), "▁".
 
-        GPT-1's vocabulary marks the ends of words instead, and no token of it is said to begin one.
+        GPT-1's vocabulary marks the ends of words instead, see `word_ends`, and no token of it is said to begin one.
         """
         tokens = [self.token(i) for i in range(self.vocab_size)]
         if any(t.startswith("##") for t in tokens):
@@ -139,6 +139,11 @@ class Tokenizer(ABC):
         found = np.array(begins, bool)
         found[list(self.special_ids)] = True
         return found
+
+    @functools.cached_property
+    def word_ends(self) -> np.ndarray:
+        """bool [vocab_size]: does a word end with this token, by the mark "</w>"?"""
+        return np.array([self.token(i).endswith("</w>") for i in range(self.vocab_size)], bool)
 
 
 class HuggingFaceTokenizer(Tokenizer):

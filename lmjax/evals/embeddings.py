@@ -96,7 +96,7 @@ def word_spans(tokenizer: Tokenizer, tokens: Sequence[int]) -> Iterator[tuple[in
     start = None
     for i, token in enumerate([*tokens, None]):
         ends = token is None or token in special
-        if start is not None and (ends or tokenizer.word_begins[token]):
+        if start is not None and (ends or tokenizer.word_begins[token] or tokenizer.word_ends[tokens[i - 1]]):
             name = tokenizer.decode(tokens[start:i]).strip()
             yield start, i, name or tokenizer.token(tokens[start])
             start = None

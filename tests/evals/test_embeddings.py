@@ -27,7 +27,7 @@ def gpt(tmp_path_factory):
     return load(folder)
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "byte_bpe", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["wordpiece", "byte_bpe", "bpe", "sentencepiece"])
 def test_words_are_whole(kind):
     tokenizer = tiny_tokenizer(kind)
     ids = tokenizer.encode("Nobody knows seventeen elephants")
