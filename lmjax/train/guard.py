@@ -19,8 +19,8 @@ class Watchdog:
     """Ends the process when no step has finished for `factor` medians of the recent steps, at least `minimum` seconds.
 
     A peer whose main thread hangs still answers heartbeats, and a collective waits for it for ever. The watch begins
-    with the first `beat`, so that the first compilation may take its time. Every thread's stack goes to stderr, and the
-    exit code is 75.
+    with the second `beat`, which tells how long a step takes; compilation may take its time. Every thread's stack goes
+    to stderr, and the exit code is 75.
     """
 
     def __init__(self, factor: float = 20, minimum: float = 120):
@@ -55,7 +55,9 @@ class Watchdog:
         self.close()
 
     def _limit(self) -> float:
-        return max(self._minimum, self._factor * statistics.median(self._durations or [0]))
+        if not self._durations:
+            return float("inf")
+        return max(self._minimum, self._factor * statistics.median(self._durations))
 
     def _watch(self) -> None:
         while not self._closed.wait(min(1, self._minimum / 4)):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lmjax.run import RunConfig
 
 SKIPPED_IN_A_ROW = 10  # steps without a finite gradient before a run gives up
+AHEAD = 2  # steps that are dispatched before the one that is waited for has finished
 
 
 def train(cfg: "RunConfig", program: Program | None = None) -> TrainState:
@@ -92,7 +93,9 @@ def _steps(
                 log.train(step, metrics | {"tokens": program.schedule.tokens_before(step)}, meter.read(metrics))
                 give_up_if_stuck(skipped, step, cfg.directory, ", or pass over a bad stretch of data with skips")
                 checkpoints.check()
-            watchdog.beat()
+            if len(skipped) > AHEAD:  # dispatch runs ahead of the devices; the watch is over what they have done
+                jax.block_until_ready(skipped[-1 - AHEAD])
+                watchdog.beat()
             last = reached_preemption(step) or step == end
             evaluates, saves = step % cfg.evaluation.every == 0 or step == steps, step % cfg.checkpoint.every == 0
             if evaluates or saves or last:
