@@ -29,7 +29,8 @@ def peak_flops(dtype: str) -> tuple[float, str]:
     if named:
         name, rate = max(named, key=lambda entry: len(entry[0]))
         return rate, f"{name} data sheet, bfloat16"
-    return measured_flops(dtype) / jax.local_device_count(), f"measured {dtype} product of 1024x2048x2048"
+    sharing = jax.local_device_count() if device.platform == "cpu" else 1  # devices of the same cores
+    return measured_flops(dtype) / sharing, f"measured {dtype} product of 1024x2048x2048"
 
 
 def measured_flops(dtype: str, seconds: float = 1.0) -> float:

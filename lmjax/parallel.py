@@ -184,6 +184,26 @@ def batch_sharding(mesh: Mesh, micro_batched: bool = True) -> Callable[[Any], Na
     return place
 
 
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+    """Which of how many shares of a batch's rows this process gives: (index, count). Processes whose devices hold the
+    same rows, as those along `tensor` do, have one share together.
+
+    Raises:
+      UserError: two processes have some rows in common and others not.
+    """
+    parts, held = math.prod(mesh.shape[axis] for axis in BATCH_AXES), {}
+    for device, (rows,) in NamedSharding(mesh, P(BATCH_AXES)).devices_indices_map((parts,)).items():
+        held.setdefault(device.process_index, set()).add(rows.start or 0)
+    shares = sorted({tuple(sorted(places)) for places in held.values()})
+    if len({place for share in shares for place in share}) != sum(map(len, shares)) or len(set(map(len, shares))) > 1:
+        sizes = " ".join(f"{name}={size}" for name, size in mesh.shape.items())
+        raise UserError(
+            f"mesh {sizes}: processes have some of a batch's rows in common, and others not; let tensor divide the "
+            "devices of a process, or be a multiple of them"
+        )
+    return shares.index(tuple(sorted(held[jax.process_index()]))), len(shares)
+
+
 def global_batch(local: Mapping[str, np.ndarray], mesh: Mesh, micro_batched: bool = True) -> dict[str, Array]:
     """Joins each process's rows into global arrays on the mesh."""
     place = batch_sharding(mesh, micro_batched)

@@ -11,14 +11,14 @@ from lmjax.report import report
 from lmjax.run import RunConfig, prepare_data
 from lmjax.samples import write_samples
 from lmjax.train.assemble import assemble
-from lmjax.train.checkpoint import check_same_meaning
+from lmjax.train.checkpoint import check_same_run
 from lmjax.train.loop import train
 
 
 def pretrain(cfg: RunConfig) -> None:
     """The main job: prepares the data, trains or resumes, and shows what came out: held-out figures beside their
     baselines, samples, and where the report is."""
-    check_same_meaning(cfg.directory, cfg)
+    check_same_run(cfg.directory, cfg)
     assemble(cfg)  # a bad config is refused before minutes go into data
     on_first_process(lambda: prepare_data(cfg))
     train(cfg)

@@ -15,6 +15,8 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
     if key is None or rate == 0:
         return x
     kept = round((1 - rate) * 65536)
+    if kept == 65536:  # which 16 bits do not hold
+        return x
     return jnp.where(_bits(key, x.shape) < kept, x * jnp.asarray(65536 / kept, x.dtype), 0)
 
 

@@ -21,7 +21,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from lmjax.errors import UserError
-from lmjax.parallel import global_batch, on_first_process
+from lmjax.parallel import batch_share, global_batch, on_first_process
 from lmjax.report import report
 from lmjax.rlhf.config import PpoConfig, Resolved, check_text, resolve, text_run
 from lmjax.rlhf.networks import NETWORK, frozen_copy
@@ -30,7 +30,7 @@ from lmjax.rlhf.reward_model import Reward, reward_model, reward_params
 from lmjax.rlhf.rollout import as_text, drawn_prompts
 from lmjax.run import prepare_data
 from lmjax.train.assemble import assemble, open_data
-from lmjax.train.checkpoint import Checkpoints, check_same_meaning
+from lmjax.train.checkpoint import Checkpoints, check_same_run
 from lmjax.train.files import write_atomically
 from lmjax.train.guard import Watchdog, reached_preemption
 from lmjax.train.log import Log
@@ -54,7 +54,7 @@ def train_ppo(cfg: PpoConfig, reward: Reward | None = None) -> TrainState:
     """
     run = resolve(cfg, reward is not None)
     cfg = run.cfg
-    check_same_meaning(cfg.directory, cfg)
+    check_same_run(cfg.directory, cfg)
     program = assemble_ppo(cfg, run.model, run.critic, run.eos_id, run.pad_id)
     scores = reward or reward_model(cfg.reward_model, cfg.frozen_dtype, program.mesh)
     run_dir, end = epath.Path(cfg.directory), min(cfg.stop_at or cfg.iterations, cfg.iterations)
@@ -155,7 +155,8 @@ def _prompts(run: Resolved, program: Program, iteration: int) -> dict[str, Array
 
 def _shared(prompts: Mapping[str, np.ndarray], chosen: np.ndarray, program: Program) -> dict[str, Array]:
     """The chosen ones, this process's share joined with the others'."""
-    mine = np.array_split(chosen, jax.process_count())[jax.process_index()]
+    index, count = batch_share(program.mesh)
+    mine = np.array_split(chosen, count)[index]
     return global_batch({k: v[mine] for k, v in prompts.items()}, program.mesh, micro_batched=False)
 
 

@@ -26,7 +26,7 @@ from lmjax.errors import UserError
 from lmjax.models import architecture_of
 from lmjax.models.architecture import Architecture, abstract_params, check, init_params, model_inputs
 from lmjax.models.wrapped import init_wrapped, with_new_layers, wrap
-from lmjax.parallel import Rules, batch_sharding, check_rows, like_params, make_mesh, shardings
+from lmjax.parallel import Rules, batch_sharding, batch_share, check_rows, like_params, make_mesh, shardings
 from lmjax.tasks import Task, make_task
 from lmjax.train.evaluate import make_predict_step
 from lmjax.train.optim import frozen, make_optimizer, make_schedule
@@ -185,7 +185,7 @@ class Data:
 def open_data(cfg: "RunConfig", program: Program) -> Data:
     """Opens the stores. Raises UserError where they are missing, or of another vocabulary than the model's; the table
     of a model that was trained before may have rows that its tokenizer does not use."""
-    task, share = program.task, (jax.process_index(), jax.process_count())
+    task, share = program.task, batch_share(program.mesh)
     stores = [Store.open(entry.data.store) for entry in cfg.data]
     tokenizer = stores[0].tokenizer
     if any(s.tokenizer.fingerprint != tokenizer.fingerprint for s in stores):

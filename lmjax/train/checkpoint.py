@@ -70,7 +70,7 @@ class Checkpoints:
                 stack.enter_context(locked(run_dir))
 
             on_first_process(take)
-            check_same_meaning(run_dir, run_config)
+            check_same_run(run_dir, run_config)
             if jax.process_index() == 0:
                 write_atomically(run_dir / "config.json", json.dumps(config.stored(run_config), indent=2))
             options = ocp.CheckpointManagerOptions(
@@ -177,6 +177,12 @@ class Checkpoints:
                 f"{self._dir / str(self._saving)} was not written: {error}; free the cause (a full disk?) and run the "
                 "same command again: it resumes from the checkpoint before"
             ) from error
+
+
+def check_same_run(run_dir: epath.PathLike, run_config: Any) -> None:
+    """`check_same_meaning` where there is a checkpoint: a run that came to none has left nothing to go on with."""
+    if steps_of(run_dir):
+        check_same_meaning(run_dir, run_config)
 
 
 def check_same_meaning(run_dir: epath.PathLike, run_config: Any) -> None:

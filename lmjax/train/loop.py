@@ -20,7 +20,7 @@ from lmjax.chips import peak_flops
 from lmjax.errors import UserError
 from lmjax.parallel import global_batch, on_first_process
 from lmjax.train.assemble import Data, Program, assemble, open_data
-from lmjax.train.checkpoint import Checkpoints, check_same_meaning
+from lmjax.train.checkpoint import Checkpoints, check_same_run
 from lmjax.train.evaluate import baselines, evaluate, evaluate_examples
 from lmjax.train.files import write_atomically
 from lmjax.train.guard import Watchdog, reached_preemption
@@ -42,7 +42,7 @@ def train(cfg: "RunConfig", program: Program | None = None) -> TrainState:
       UserError: a bad config, data that is missing, a directory of another run, checkpoints of which none loads, or a
         run whose loss stays not finite.
     """
-    check_same_meaning(cfg.directory, cfg)  # first: a changed config would be missed in the data next
+    check_same_run(cfg.directory, cfg)  # first: a changed config would be missed in the data next
     program = program or assemble(cfg)
     data = open_data(cfg, program)
     run_dir = epath.Path(cfg.directory)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lmjax.errors import UserError
 from lmjax.parallel import is_stacked, path_of
 from lmjax.types import Array
 
@@ -43,6 +44,17 @@ class OptimConfig:
     end_factor: float = 0.0
     unit: Literal["steps", "tokens"] = "steps"
     initial_accumulator: float = 1.0
+
+    def __post_init__(self) -> None:
+        names = ("peak_lr", "weight_decay", "clip_norm", "warmup", "total", "end_factor", "initial_accumulator")
+        if bad := [f"{name} {getattr(self, name):g}" for name in names if getattr(self, name) < 0]:
+            raise UserError(f"optim: {', '.join(bad)}: none of these is negative")
+        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
+            raise UserError(f"optim: b1 {self.b1:g} and b2 {self.b2:g} lie in 0 to 1, 1 left out")
+        try:
+            re.compile(self.no_decay)
+        except re.error as error:
+            raise UserError(f"optim.no_decay '{self.no_decay}' is no regular expression: {error}") from None
 
 
 def make_schedule(cfg: OptimConfig, whole_run: int) -> Schedule:
@@ -121,7 +133,12 @@ def per_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
 
     For optimizers with arithmetic over a whole tensor (LAMB's trust ratio, Adafactor's root mean squares).
     """
-    stacked = optax.GradientTransformation(jax.vmap(tx.init), jax.vmap(tx.update))
+
+    def each_layer(function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` of trees whose leaves hold all layers, or of trees without any."""
+        return lambda *trees: (jax.vmap(function) if jax.tree.leaves(trees[0]) else function)(*trees)
+
+    stacked = optax.GradientTransformation(each_layer(tx.init), each_layer(tx.update))
 
     def labels(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda p, _: "stacked" if is_stacked(path_of(p)) else "single", params)

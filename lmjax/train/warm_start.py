@@ -47,7 +47,7 @@ def warm_started(state: TrainState, source: str, cfg: ModelConfig, layer: TaskLa
             if found is None:
                 shapes = f"{tuple(trained[path].shape)}, in the run's model {tuple(leaf.shape)}"
                 raise UserError(f"init_from {source}: {path} has shape {shapes}")
-            taken[path] = jax.device_put(found, leaf.sharding)
+            taken[path] = found
     tables = {"words": ("vocab_size", words), "positions": ("max_position_embeddings", {POSITIONS})}
     longer = {name: field for name, (field, paths) in tables.items() if paths & set(taken)}
     more = {name: getattr(cfg, field) - getattr(saved.config, field) for name, field in longer.items()}
@@ -77,12 +77,13 @@ def _same_layer(
     return found | (new if all(drawn[path].shape == leaf.shape for path, leaf in new.items()) else {})
 
 
-def _onto(drawn: Array, trained: np.ndarray, may_be_longer: bool) -> np.ndarray | None:
-    """`trained` in the shape of `drawn`, or None where that cannot be."""
+def _onto(drawn: Array, trained: np.ndarray, may_be_longer: bool) -> Array | None:
+    """`trained` in the shape of `drawn` and where that lies, or None where that cannot be."""
     if drawn.shape == trained.shape:
-        return trained
+        return jax.device_put(trained, drawn.sharding)
     if may_be_longer and drawn.shape[1:] == trained.shape[1:] and len(drawn) > len(trained):
-        return np.concatenate([trained, np.asarray(drawn)[len(trained) :]])
+        # By the devices: no process may hold all of `drawn`.
+        return jax.jit(lambda x, y: x.at[: len(y)].set(y), out_shardings=drawn.sharding)(drawn, trained)
     return None
 
 

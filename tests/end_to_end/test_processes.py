@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from lmjax.config import from_stored
 from lmjax.run import RunConfig
 from lmjax.train.checkpoint import read_config
@@ -169,3 +171,33 @@ def test_a_cluster_that_is_named_in_part_is_refused() -> None:
     )
     for line, what in zip(lines[1:], ("coordinator_address", "HOST:PORT", "two", "process_id"), strict=True):
         assert what in line
+
+
+SHARED = """
+from dataclasses import replace
+from pathlib import Path
+
+from lmjax.data.schedule import Stage
+from lmjax.parallel import MeshConfig
+from lmjax.train.evaluate import EvalConfig
+from tests.end_to_end.tiny import config as tiny
+
+def config():
+    cfg = tiny("bert", Path("{root}"))
+    stages, model = (Stage(until_step=2, batch_size=8, length=32),), replace(cfg.model, num_hidden_layers=1)
+    log, evaluation = replace(cfg.log, every=1), EvalConfig(every=2, rows=8)
+    mesh = MeshConfig(data=1, tensor=2)
+    return replace(cfg, model=model, stages=stages, skips=(), mesh=mesh, evaluation=evaluation, log=log)
+"""
+
+
+def test_processes_along_the_tensor_axis_hold_the_same_rows(tmp_path: Path) -> None:
+    """A part of the model each: what they train on is one batch."""
+    tiny.write_text(tmp_path)
+    runs = [tmp_path / name for name in ("one", "two")]
+    for count, run in enumerate(runs, 1):
+        assert finish(tmp_path, run, count, "run_pretrain", SHARED) == [0] * count, said(tmp_path)
+    logs = [log_without_times(run) for run in runs]
+    for ours, theirs in zip(*logs, strict=True):
+        assert (ours["step"], ours["split"]) == (theirs["step"], theirs["split"])
+        assert ours["mlm"] == pytest.approx(theirs["mlm"], rel=1e-5)

@@ -55,6 +55,15 @@ def test_a_vocabulary_that_is_not_the_stores(prepared: RunConfig) -> None:
     refused("vocab_size is 301, but the tokenizer of .* has 300 entries", prepared, model=model)
 
 
+def test_a_run_that_came_to_nothing_holds_no_directory(prepared: RunConfig, tmp_path: Path) -> None:
+    """What is found after the directory was taken is mended, and the same command goes on."""
+    many = replace(prepared, directory=str(tmp_path / "run"), stages=(Stage(until_step=2, batch_size=4096, length=32),))
+    with pytest.raises(UserError, match="fewer than one batch of 4096"):
+        train(many)
+    with pytest.raises(UserError, match="fewer than one batch of 2048"):  # and not: a run of another config
+        train(replace(many, stages=(Stage(until_step=2, batch_size=2048, length=32),)))
+
+
 def test_a_store_that_was_never_made(prepared: RunConfig, tmp_path: Path) -> None:
     data = (replace(prepared.data[0], data=replace(prepared.data[0].data, store=str(tmp_path / "none"))),)
     refused("none", prepared, data=data)
@@ -109,7 +118,7 @@ def test_carried_states_and_another_batch_size(tmp_path: Path) -> None:
     (stage,) = cfg.stages
     more = replace(stage, until_step=20, batch_size=16)
     refused("one batch_size and micro_batches in all stages, and no ramp", cfg, stages=(stage, more))
-    Path(cfg.directory).mkdir()
+    (Path(cfg.directory) / "checkpoints/1").mkdir(parents=True)
     (Path(cfg.directory) / "config.json").write_text(json.dumps(stored(cfg)))
     for change in ({"batch_size": 16}, {"micro_batches": 1}):
         with pytest.raises(UserError, match=f"run of another config: stages.0.{next(iter(change))}") as error:

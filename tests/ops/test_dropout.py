@@ -33,6 +33,11 @@ def test_without_a_key_or_a_rate_nothing_happens():
     assert dropout(x, 0.0, jax.random.key(0)) is x
 
 
+def test_a_rate_that_rounds_to_none_drops_nothing():
+    x = jnp.ones((64, 64))
+    np.testing.assert_array_equal(dropout(x, 1e-6, jax.random.key(0)), x)
+
+
 def test_gradient_passes_where_the_value_passed():
     x = 2 * ONES
     y, pullback = jax.vjp(lambda x: dropout(x, 0.25, jax.random.key(2)), x)

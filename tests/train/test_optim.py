@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from lmjax.errors import UserError
 from lmjax.models import MODELS
 from lmjax.models.architecture import abstract_params
 from lmjax.models.weights import flatten, unflatten
@@ -160,6 +161,30 @@ def bert_steps(params, gradients, names, init_lr, num_train_steps, num_warmup_st
                 update = update + 0.01 * params[k]
             params[k] = params[k] - learning_rate * update
     return params
+
+
+@pytest.mark.parametrize("optimizer", ["lamb", "adafactor"])
+def test_models_without_stacked_layers_are_optimised_too(optimizer):
+    """As ELMo, and what is trained on frozen features."""
+    params, gradients = {"lstm": jnp.ones((4, 8))}, {"lstm": jnp.full((4, 8), 1e-3)}
+    tx = make_optimizer(OptimConfig(optimizer))
+    direction, _ = tx.update(gradients, tx.init(params), params)
+    assert np.isfinite(direction["lstm"]).all()
+    assert (direction["lstm"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"clip_norm": -1.0}, "clip_norm -1: none of these is negative"),
+        ({"peak_lr": -1e-3, "warmup": -5}, "peak_lr -0.001, warmup -5"),
+        ({"b2": 1.0}, "b1 0.9 and b2 1 lie in 0 to 1"),
+        ({"no_decay": "("}, r"optim.no_decay '\(' is no regular expression"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(bad, said):
+    with pytest.raises(UserError, match=said):
+        OptimConfig(**bad)
 
 
 def test_bert_adam_is_the_released_optimizer():
