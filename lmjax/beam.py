@@ -77,6 +77,8 @@ def translate(
     """
     check_use(cfg, architecture_of(cfg).heads, "translate")
     assert isinstance(cfg, EncoderDecoderConfig)
+    if batch_size < 1:
+        raise UserError(f"batch_size {batch_size} must be at least 1")
     if not all(sources):
         raise UserError("a source is empty; give at least its end token")
     found: dict[int, Found] = {}

@@ -24,7 +24,8 @@ P = ParamSpec("P")
 
 
 def exit_codes(function: Callable[P, None]) -> Callable[P, None]:
-    """A command: a UserError is one line on stderr and exit code 2, an interrupt exit code 130, a warning one line."""
+    """A command: a UserError, or a path that may not be used, is one line on stderr and exit code 2, an interrupt exit
+    code 130, a warning one line."""
 
     @functools.wraps(function)
     def command(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -33,6 +34,9 @@ def exit_codes(function: Callable[P, None]) -> Callable[P, None]:
             function(*args, **kwargs)
         except UserError as error:
             print(f"lmjax: {error}", file=sys.stderr)
+            sys.exit(2)
+        except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            print(f"lmjax: {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             sys.exit(130)
@@ -79,6 +83,8 @@ def fill_mask(model: Model, texts: Annotated[tuple[str, ...], tyro.conf.Position
 
     if not texts:
         raise UserError('no text; write it behind the model, "The [MASK] barked."')
+    if top < 1:
+        raise UserError(f"--top {top} must be at least 1")
     lm = load(model)
     for text in texts:
         masks = fill_masks(lm, text, top)
@@ -210,7 +216,9 @@ def translate(
         early_stopping: When a text with enough finished translations is done, see lmjax.beam.Beam.
         batch_size: Texts at once.
     """
-    texts = sys.stdin.read().splitlines() if input == "-" else _lines(input)
+    if out and not Path(out).parent.is_dir():
+        raise UserError(f"--out {out}: no directory {Path(out).parent}")
+    texts = [line.rstrip("\n") for line in sys.stdin] if input == "-" else _lines(input)
     references = _lines(reference) if reference else texts
     if not texts or len(references) != len(texts):
         raise UserError(f"{len(texts)} lines to translate and {len(references)} references; give one for each")

@@ -126,6 +126,8 @@ def load_config(path: str, *declared: type[T]) -> T:
     file, names = Path(path), " or ".join(one.__name__ for one in declared)
     if not file.is_file():
         raise UserError(f"no config file {path}; the ready ones are under configs/")
+    if file.suffix != ".py":
+        raise UserError(f"{path} is no Python file; a config is a .py file that defines config() -> {names}")
     spec = importlib.util.spec_from_file_location(f"lmjax_config_{file.stem}", file)
     assert spec
     assert spec.loader

@@ -118,8 +118,11 @@ class LanguageModel:
           [B, D] and next_sentence_logits float32 [B, 2] where the model has them; and what was to be collected.
 
         Raises:
-          UserError: an unknown, missing or misshapen feature, ids out of range, rows longer than the position table.
+          UserError: an unknown, missing or misshapen feature, ids or positions out of range, rows longer than the
+            position table; something unknown to collect.
         """
+        if isinstance(collect, str) or not set(collect) <= set(COLLECTED):
+            raise UserError(f"collect {collect!r} is no list of {', '.join(COLLECTED)}")
         return _forward(self.config, self.heads, tuple(collect), self.params, self._inputs(features))
 
     def encode(self, texts: str | Sequence[str | tuple[str, str]], multiple_of: int = 1) -> dict[str, Any]:
@@ -308,11 +311,15 @@ def _checked(features: Mapping[str, Any], cfg: ModelConfig, words: bool) -> Iter
         "encoder_tokens": ids,
         "token_type_ids": getattr(cfg, "type_vocab_size", 0),
         "attention_mask": 2,
+        "mlm_positions": (*np.shape(features["tokens"]), 0, 0)[1],
     }
+    if isinstance(cfg, AttentionConfig) and cfg.position_embedding == "learned":
+        limits |= dict.fromkeys(("positions", "encoder_positions"), cfg.max_position_embeddings)
     for name, value in features.items():
         array, like = np.asarray(value), "encoder_tokens" if name.startswith("encoder_") else "tokens"
         rank, wanted = (3, "[batch, length, characters]") if words and name == "tokens" else (2, "[batch, length]")
-        fits = array.shape[:2] == np.shape(features[like])[:2] or name == "mlm_positions"
+        axes = 1 if name == "mlm_positions" else 2
+        fits = array.shape[:axes] == np.shape(features[like])[:axes]
         if array.dtype.kind not in "iub" or array.ndim != rank or not fits:
             raise UserError(f"{name} must be integers {wanted} like {like}; found {array.dtype} {array.shape}")
         if name in limits and array.size and (array.min() < 0 or array.max() >= limits[name]):

@@ -7,6 +7,7 @@ from typing import Literal
 from lmjax.config import operational
 from lmjax.data.prepare import WeightedData, prepare
 from lmjax.data.schedule import Stage
+from lmjax.errors import UserError
 from lmjax.models import ModelConfig
 from lmjax.parallel import MeshConfig
 from lmjax.tasks import TaskConfig, make_task
@@ -49,6 +50,10 @@ class RunConfig:
     log: LogConfig = operational(LogConfig())
     mesh: MeshConfig = operational(MeshConfig())
     stop_at: int = operational(0)
+
+    def __post_init__(self) -> None:
+        if min(self.seed, self.stop_at) < 0:
+            raise UserError(f"seed {self.seed} and stop_at {self.stop_at} are not negative")
 
 
 def prepare_data(cfg: RunConfig) -> None:

@@ -44,7 +44,7 @@ def samples(lm: LanguageModel, store: Store) -> dict[str, Any]:
     if lm.translates:
         return translations(lm, store)
     show = guesses_of_both_directions if lm.reads_words else continuations if lm.causal else filled_masks
-    return show(lm, heldout_sentences(store, COUNT))
+    return show(lm, [ids for ids in heldout_sentences(store, COUNT) if len(ids) + 2 <= lm.longest])
 
 
 def heldout_sentences(store: Store, count: int) -> list[list[int]]:

@@ -188,6 +188,9 @@ def test_a_wrong_config_file_is_one_line(tmp_path, source, message):
         file.write_text(source)
     with pytest.raises(UserError, match=message):
         load_config(str(file), Run)
+    (tmp_path / "config.json").touch()
+    with pytest.raises(UserError, match=r"config\.json is no Python file"):
+        load_config(str(tmp_path / "config.json"), Run)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--every", "3"]])

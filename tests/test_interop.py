@@ -129,6 +129,11 @@ def test_long_texts_are_cut_with_a_warning(runs):
         ({"tokens": [[1.5]]}, "tokens must be integers"),
         ({"tokens": np.ones((1, 65), int)}, "length 65 exceeds the position table"),
         ({"tokens": [[1]], "attention_mask": [[1]], "segment_ids": [[1]]}, "not both"),
+        ({"tokens": [[1]], "positions": [[600]]}, "positions holds 600 to 600; possible is 0 to 63"),
+        ({"tokens": [[1, 2]], "mlm_positions": [[2]]}, "mlm_positions holds 2 to 2; possible is 0 to 1"),
+        ({"tokens": [[1, 2]], "mlm_positions": [[1], [1]]}, r"mlm_positions must be integers.*found int64 \(2, 1\)"),
+        ({"tokens": [[1]], "collect": "hidden_states"}, "collect 'hidden_states' is no list of hidden_states"),
+        ({"tokens": [[1]], "collect": ("hiden_states",)}, "is no list of hidden_states"),
     ],
 )
 def test_bad_features_are_named(runs, features, complaint):

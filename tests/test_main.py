@@ -144,6 +144,8 @@ def test_prepare_makes_the_store_of_a_config(tmp_path):
         (["embed", "RUN", "--text", "dog", "--out", "v.csv"], r"\.npy or \.h5"),
         (["generate", "RUN", "--top-p", "2"], "top_p <= 1"),
         (["translate", "RUN", "--input", "none"], "none is no readable UTF-8 text"),
+        (["translate", "RUN", "--out", "none/there"], "--out none/there: no directory none"),
+        (["fill-mask", "RUN", "the [MASK]", "--top", "0"], "--top 0 must be at least 1"),
     ],
 )
 def test_complaints_are_one_line(arguments, complaint, monkeypatch, tmp_path):
@@ -204,7 +206,9 @@ def test_a_whole_process_is_quiet_and_fails_with_one_line(runs, tmp_path):
     assert process("fill-mask").returncode == 2  # tyro's
 
 
-def test_exit_codes(capsys, monkeypatch):
+def test_exit_codes(capsys, tmp_path):
+    (tmp_path / "file").touch()
+
     @commands.exit_codes
     def interrupted():
         signal.raise_signal(signal.SIGINT)
@@ -213,6 +217,10 @@ def test_exit_codes(capsys, monkeypatch):
         interrupted()
     assert end.value.code == 130
     assert capsys.readouterr() == ("", "")
+    with pytest.raises(SystemExit) as end:
+        commands.exit_codes(lambda: (tmp_path / "file/run").mkdir(parents=True))()
+    assert end.value.code == 2
+    assert re.fullmatch(r"lmjax: .*file.*: Not a directory; choose another path\n", capsys.readouterr().err)
 
 
 def test_import_is_quick_and_no_verb_needs_tensorflow(runs):

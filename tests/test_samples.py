@@ -53,6 +53,17 @@ def test_nothing_to_show_is_no_row(show: Callable[..., dict[str, Any]]) -> None:
     assert show(lm, [])["rows"] == []
 
 
+def test_sentences_longer_than_the_model_are_not_shown(tmp_path: Path) -> None:
+    tiny.write_text(tmp_path)
+    cfg = tiny.config("bert", tmp_path)
+    prepare_data(cfg)
+    store = Store.open(cfg.data[0].data.store)
+    model = replace(cfg.model, max_position_embeddings=12)
+    lm = LanguageModel(model, ("mlm",), noisy(model, ("mlm",)), store.tokenizer)
+    assert any(len(ids) > 10 for ids in heldout_sentences(store, 5))
+    assert len(samples(lm, store)["rows"]) == sum(len(ids) <= 10 for ids in heldout_sentences(store, 5))
+
+
 def test_a_tuned_run_shows_held_out_questions(tmp_path: Path) -> None:
     """What its best state says to them, with the template that it was tuned in, which its directory holds."""
     tiny.write_text(tmp_path)

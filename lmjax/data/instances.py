@@ -147,6 +147,8 @@ class Sentences(InstanceConfig):
 
     def tables(self, split: Split, tokenizer: Tokenizer, seed: int) -> Iterator[Columns]:
         special_ids(tokenizer)
+        if self.length < 3:
+            raise UserError(f"rows of {self.length} tokens have no room between <s> and </s>; raise the length")
         if tokenizer.eos_id != tokenizer.sep_id:
             raise UserError("full and document sentences need a tokenizer with </s> as RoBERTa's; choose roberta_bpe")
         starts, documents = np.asarray(split.sentence_starts[:]), np.asarray(split.document_starts[:])

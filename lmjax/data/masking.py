@@ -64,6 +64,8 @@ class MaskingConfig:
             )
         if self.max_predictions < 0:
             raise UserError(f"masking: max_predictions {self.max_predictions} must be at least 1, or 0 for no cap")
+        if self.random_from < 0:
+            raise UserError(f"masking: random_from {self.random_from} is no id; it is 0 or more")
         if self.selection == "roberta" and self.unit != "token":
             raise UserError(f"masking: selection 'roberta' takes single positions; unit '{self.unit}' needs another")
 

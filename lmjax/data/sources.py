@@ -46,6 +46,10 @@ class TextFiles(SourceConfig):
     documents: Literal["file", "blank_line", "line", "regex"] = "file"
     pattern: str = ""
 
+    def __post_init__(self) -> None:
+        if (self.documents == "regex") != bool(self.pattern):
+            raise UserError(f"documents {self.documents} with pattern '{self.pattern}': regex needs one, and it alone")
+
 
 @dataclass(frozen=True)
 class Jsonl(SourceConfig):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import jax
@@ -117,8 +117,17 @@ class Architecture:
 
 def check(cfg: ModelConfig, length: int) -> None:
     """Raises UserError where a config cannot be built, or not for rows of `length` tokens."""
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "unroll")
+    sizes += ("num_attention_heads", "max_position_embeddings") if isinstance(cfg, AttentionConfig) else ()
+    if bad := [f"{name} {getattr(cfg, name)}" for name in sizes if getattr(cfg, name) < 1]:
+        raise UserError(f"model: {', '.join(bad)} must be at least 1")
+    rates = [field.name for field in fields(cfg) if field.name.endswith("dropout")]
+    if bad := [f"{name} {getattr(cfg, name):g}" for name in rates if not 0 <= getattr(cfg, name) < 1]:
+        raise UserError(f"model: {', '.join(bad)} must lie in 0 to 1, 1 left out")
     if not isinstance(cfg, AttentionConfig):
         return
+    if cfg.attention == "cudnn" and cfg.attention_dropout:
+        raise UserError("model.attention cudnn has no dropout; set model.attention_dropout to 0, or attention to xla")
     if cfg.hidden_size % cfg.num_attention_heads:
         raise UserError(
             f"hidden_size {cfg.hidden_size} is not divisible by num_attention_heads {cfg.num_attention_heads}"

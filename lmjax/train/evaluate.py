@@ -10,6 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from lmjax.data.examples import Encoded
+from lmjax.errors import UserError
 from lmjax.parallel import global_batch
 from lmjax.tasks import Task
 from lmjax.train.step import Apply
@@ -27,6 +28,12 @@ class EvalConfig:
     every: int = 1000
     rows: int = 1024
     patience: int = 0
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or min(self.rows, self.patience) < 0:
+            raise UserError(
+                f"evaluation: every {self.every} must be at least 1, rows {self.rows} and patience {self.patience} 0"
+            )
 
 
 def evaluate(

@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from lmjax.errors import UserError
 from lmjax.train.environment import environment
 from lmjax.train.files import is_local, sync, write_atomically
 
@@ -28,11 +29,18 @@ REWARDED = ("score", "kl", "eos_share")  # what a run against a reward is judged
 
 @dataclass(frozen=True)
 class LogConfig:
-    """Metrics each `every` steps; `profile_steps` (first, end) traces the steps [first, end) to RUN/profile."""
+    """Metrics each `every` steps; `profile_steps` (first, end) traces the steps [first, end), counted from 1, to
+    RUN/profile. The first step compiles and is not traced."""
 
     every: int = 10
     tensorboard: bool = True
     profile_steps: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise UserError(f"log.every {self.every} must be at least 1")
+        if self.profile_steps and not 2 <= self.profile_steps[0] < self.profile_steps[1]:
+            raise UserError(f"log.profile_steps {self.profile_steps}: (first, end) with 2 <= first < end")
 
 
 class Log:

@@ -268,6 +268,11 @@ def test_only_a_sentence_longer_than_a_row_is_cut():
     assert list(sentence_rows(starts, contents, 0, 31, 7)) == [(0, 3), (3, 10), (10, 17), (17, 24), (24, 31)]
 
 
+def test_rows_without_room_are_refused():
+    with pytest.raises(UserError, match="rows of 2 tokens have no room"):
+        list(Sentences(2).tables(roberta_split(), TOKENIZER, 0))
+
+
 def test_sentences_need_robertas_end_of_text():
     with pytest.raises(UserError, match="choose roberta_bpe"):
         list(Sentences(40).tables(roberta_split(), TOKENIZER, 0))

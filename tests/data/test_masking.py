@@ -190,7 +190,13 @@ def test_random_bits_are_uniform_and_change_with_every_input():
 
 
 def test_impossible_rates_are_refused():
-    for bad in ({"rate": 0.0}, {"rate": 1.5}, {"mask": 0.9, "random": 0.2}, {"max_predictions": -1}):
+    for bad in (
+        {"rate": 0.0},
+        {"rate": 1.5},
+        {"mask": 0.9, "random": 0.2},
+        {"max_predictions": -1},
+        {"random_from": -5},
+    ):
         with pytest.raises(UserError, match="masking"):
             MaskingConfig(**bad)
 

@@ -74,6 +74,12 @@ def test_documents_of_a_file(tmp_path, documents, pattern, expected, end):
     assert all(id_ == group for id_, group, _ in found)
 
 
+@pytest.mark.parametrize(("documents", "pattern"), [("regex", ""), ("line", "x")])
+def test_a_pattern_is_for_regex_alone(documents, pattern):
+    with pytest.raises(UserError, match=f"documents {documents} with pattern '{pattern}'"):
+        TextFiles(("x",), documents=documents, pattern=pattern)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16", "gb18030"])
 def test_encodings(tmp_path, encoding):
     text = "déjà vu\n" if encoding == "latin-1" else "déjà 北京\n"

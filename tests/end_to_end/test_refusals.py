@@ -2,6 +2,7 @@
 
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lmjax.parallel import MeshConfig
 from lmjax.run import RunConfig, prepare_data
 from lmjax.tasks.bilm import BilmConfig
 from lmjax.train.assemble import assemble
+from lmjax.train.evaluate import EvalConfig
 from lmjax.train.loop import give_up_if_stuck, train
 from tests.end_to_end import tiny
 
@@ -62,6 +64,20 @@ def test_a_run_that_came_to_nothing_holds_no_directory(prepared: RunConfig, tmp_
         train(many)
     with pytest.raises(UserError, match="fewer than one batch of 2048"):  # and not: a run of another config
         train(replace(many, stages=(Stage(until_step=2, batch_size=2048, length=32),)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda: {"evaluation": EvalConfig(every=0)}, "every 0 must be at least 1"),
+        (lambda: {"evaluation": EvalConfig(rows=-1)}, "rows -1"),
+        (lambda: {"seed": -1}, "seed -1 and stop_at 0 are not negative"),
+        (lambda: {"stop_at": -5}, "stop_at -5 are not negative"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(prepared: RunConfig, change: Callable[[], Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        replace(prepared, **change())
 
 
 def test_a_store_that_was_never_made(prepared: RunConfig, tmp_path: Path) -> None:

@@ -202,6 +202,14 @@ def test_what_cannot_be_built_is_one_line(family):
     with pytest.raises(UserError, match="length 17 exceeds the position table"):
         check(cfg, 17)
     check(dataclasses.replace(cfg, position_embedding="sinusoidal"), 17)
+    for bad, said in (
+        ({"num_attention_heads": 0}, "num_attention_heads 0 must be at least 1"),
+        ({"hidden_dropout": 1.0}, "hidden_dropout 1 must lie in 0 to 1"),
+        ({"attention_dropout": -0.1}, "attention_dropout -0.1 must lie in 0 to 1"),
+        ({"attention_dropout": 0.1, "attention": "cudnn"}, "cudnn has no dropout; set model.attention_dropout to 0"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check(dataclasses.replace(cfg, **bad), 16)
     with pytest.raises(UserError, match="hidden_size 32 is not divisible by num_attention_heads 5"):
         check(dataclasses.replace(cfg, num_attention_heads=5), 16)
     with pytest.raises(UserError, match="hidden_size 33 is odd"):

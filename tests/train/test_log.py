@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto import event_pb2
 
+from lmjax.errors import UserError
 from lmjax.train.environment import environment
 from lmjax.train.log import Log, LogConfig, cut_back
 
@@ -98,6 +99,12 @@ def test_a_profile_of_some_steps(tmp_path, capfd):
     logged(tmp_path, range(1, 6), None, LogConfig(tensorboard=False, profile_steps=(2, 4)))
     assert list(tmp_path.glob("profile/**/*.xplane.pb"))
     assert "profile written" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("bad", [{"every": 0}, {"profile_steps": (1, 5)}, {"profile_steps": (5, 5)}])
+def test_a_log_that_cannot_be(bad):
+    with pytest.raises(UserError, match=f"log.{next(iter(bad))}"):
+        LogConfig(**bad)
 
 
 def test_a_resume_elsewhere_says_so(tmp_path, capfd):
