@@ -27,7 +27,7 @@ from lmjax.data.instances import InstanceConfig, SentencePairs, build_table
 from lmjax.data.marian import MarianTokenizer
 from lmjax.data.records import ReadyPairs
 from lmjax.data.sentences import SentenceRule, documents
-from lmjax.data.sources import Annotated, Dialogues, Docs, ErnieRecords, SourceConfig, fingerprint
+from lmjax.data.sources import Annotated, Dialogues, Docs, ErnieRecords, ParallelText, SourceConfig, Tfds, fingerprint
 from lmjax.data.store import MARKED, SCHEMA_VERSION, SPLITS, WORD_BEGINS, WORD_INSIDE, ArrayWriter, Store, built_aside
 from lmjax.data.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
 from lmjax.data.words import END_SENTENCE, spell
@@ -66,7 +66,7 @@ def prepare(cfg: DataConfig, instances: Sequence[InstanceConfig], seed: int) -> 
 
     Raises:
       UserError: an empty corpus, no document on one side of the hold-out, a side shorter than one sequence, or a store
-        at that path that was made from another config or tokenizer.
+        at that path that was made from another config, tokenizer or files.
     """
     directory = epath.Path(cfg.store)
     if not (directory / "meta.json").exists():
@@ -107,16 +107,17 @@ def _build_store(cfg: DataConfig, directory: epath.Path) -> None:
         count = _spool(cfg, Path(scratch))
         tokenizer = make_tokenizer(cfg.tokenizer, _texts(cfg, Path(scratch)))
         tokenizer.save(building / "tokenizer")
-        encode = _encoder(cfg, tokenizer)
+        encode, pairs = _encoder(cfg, tokenizer), isinstance(cfg.source, ParallelText)
         with tqdm(total=count, desc="tokens", unit=" documents", disable=None, delay=1) as bar:
             counts = {
-                name: _write_split(building / name, _spooled(Path(scratch), name), tokenizer, encode, bar)
+                name: _write_split(building / name, _spooled(Path(scratch), name), tokenizer, encode, pairs, bar)
                 for name in SPLITS
             }
         meta = {
             "schema_version": SCHEMA_VERSION,
             "config": to_json(cfg),
             "source_fingerprint": " ".join(fingerprint(source) for source, _ in _sides(cfg)),
+            "source_files": _listed(cfg),
             "tokenizer_fingerprint": tokenizer.fingerprint,
             "packages": docs_source.packages() if isinstance(cfg.source, Docs) else {},
             "counts": counts,
@@ -135,6 +136,8 @@ def _spool(cfg: DataConfig, scratch: Path) -> int:
     """Writes each side's documents to a file, one JSON list of sentences a line, so that the source is read once;
     returns their number."""
     counts: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    if isinstance(cfg.source, ParallelText) and cfg.sentences != "line":
+        raise UserError(f"sentences {cfg.sentences}: a ParallelText is pairs of lines; leave sentences at line")
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context((scratch / name).open("w", encoding="utf-8")) for name in SPLITS}
         for source, whole in _sides(cfg):
@@ -168,8 +171,14 @@ def _spooled(scratch: Path, name: str) -> Iterator[list[Any]]:
 
 
 def _write_split(
-    directory: epath.Path, documents: Iterator[list[Any]], tokenizer: Tokenizer, encode: Encode, bar: tqdm
+    directory: epath.Path,
+    documents: Iterator[list[Any]],
+    tokenizer: Tokenizer,
+    encode: Encode,
+    whole: bool,
+    bar: tqdm,
 ) -> dict[str, int]:
+    """`whole`: documents are left out of which a sentence has no token, as a pair of which one side has none."""
     narrow = tokenizer.vocab_size <= 1 << 16
     dtypes = {"tokens": "u2" if narrow else "u4", "flags": "u1", "sentence_starts": "i8", "document_starts": "i8"}
     arrays = {name: ArrayWriter(directory / name, np.dtype(dtype)) for name, dtype in dtypes.items()}
@@ -180,6 +189,8 @@ def _write_split(
         encoded = encode([sentence for document in group for sentence in document])
         for document in group:
             sentences = [found for found in itertools.islice(encoded, len(document)) if found[0]]
+            if whole and len(sentences) < len(document):
+                continue
             if sentences and tokenizer.word_level:
                 _append_words(arrays, document, sentences, tokenizer)
             elif sentences:
@@ -274,3 +285,17 @@ def _check_same(store: Store, cfg: DataConfig) -> None:
             f"{store.directory} was made from another config: {', '.join(changed)}; "
             "choose another store path, or delete it"
         )
+    with contextlib.suppress(UserError):  # where the files are gone, the store is enough
+        if _listed(cfg) != store.meta["source_files"]:
+            changed = ["source"]
+    if changed:
+        raise UserError(
+            f"{store.directory} was made when the source had other files, or of other sizes; choose another store "
+            "path, or delete it"
+        )
+
+
+def _listed(cfg: DataConfig) -> list[str]:
+    """What tells the files of a corpus from others, without reading them; of no files, nothing."""
+    sources = [source for source, _ in _sides(cfg) if not isinstance(source, Docs | Tfds)]
+    return [fingerprint(source, contents=False) for source in sources]

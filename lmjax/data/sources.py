@@ -152,9 +152,9 @@ def record_lines(source: ErnieRecords) -> Iterator[tuple[str, str, str]]:
             yield f"{name}:{number}", f"{path}, line {number}", line
 
 
-def fingerprint(source: SourceConfig) -> str:
+def fingerprint(source: SourceConfig, contents: bool = True) -> str:
     """sha256 over how the source is read and the names, sizes and contents of what it reads (for a TFDS data set its
-    version and shards), wherever the files lie."""
+    version and shards), wherever the files lie; without `contents` no file is read."""
     rule = {k: v for k, v in to_json(source).items() if k not in ("paths", "source", "target", "data_dir")}
     digest = hashlib.sha256(json.dumps(rule, sort_keys=True).encode())
     match source:
@@ -166,13 +166,18 @@ def fingerprint(source: SourceConfig) -> str:
                 files += [(f"{name}.ann", path.with_suffix(".ann")) for name, path in files if path.suffix == ".txt"]
             for name, path in files:
                 digest.update(f"\n{name} {path.stat().length}\n".encode())
-                with path.open("rb") as file:
-                    while chunk := file.read(CHUNK):
-                        digest.update(chunk)
+                if contents:
+                    _update(digest, path)
         case Tfds():
             info = prepared(source.name, source.data_dir).info
             digest.update(repr([info.full_name, {k: v.shard_lengths for k, v in sorted(info.splits.items())}]).encode())
     return digest.hexdigest()
+
+
+def _update(digest: Any, path: epath.Path) -> None:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
 
 
 def _split(source: TextFiles, path: epath.Path) -> Iterator[str]:

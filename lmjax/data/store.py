@@ -24,7 +24,7 @@ from etils import epath
 from lmjax.data.tokenizers import Tokenizer, load_tokenizer
 from lmjax.errors import UserError
 
-SCHEMA_VERSION = 1  # raised whenever an older store would be read differently
+SCHEMA_VERSION = 2  # raised whenever an older store would be read differently
 SPLITS = ("train", "heldout")
 CHUNK = 1 << 16  # elements that one range read fetches
 CACHE_BYTES = 1 << 30

@@ -106,6 +106,21 @@ def test_what_is_no_pair_is_refused():
         next(PackedPairs(LENGTH).tables(split, SimpleNamespace(pad_id=0, eos_id=None), 0))
 
 
+def test_a_side_without_a_token_leaves_its_pair_out(tmp_path):
+    """As an invisible character alone, of which SentencePiece makes nothing; the other pairs stay together."""
+    lines = [f"the dog {n} barked at postman {n % 7}" for n in range(60)]
+    (tmp_path / "source.txt").write_text("\n".join(lines))
+    (tmp_path / "target.txt").write_text("\n".join("\u200b" if n == 20 else line for n, line in enumerate(lines)))
+    source = ParallelText(str(tmp_path / "source.txt"), str(tmp_path / "target.txt"))
+    cfg = DataConfig(str(tmp_path / "store"), source, TokenizerConfig("sentencepiece", 60), heldout=0.2)
+    store = prepare(cfg, [PackedPairs(64)], seed=0)
+    counts = [store.meta["counts"][side] for side in ("train", "heldout")]
+    assert sum(count["documents"] for count in counts) == 59
+    assert all(count["sentences"] == 2 * count["documents"] for count in counts)
+    with pytest.raises(UserError, match="sentences split: a ParallelText is pairs of lines"):
+        prepare(dataclasses.replace(cfg, store=str(tmp_path / "other"), sentences="split"), [], seed=0)
+
+
 def test_real_pairs_fill_nine_tenths_of_the_rows(shared_data, tmp_path):
     """Multi30k, English and German; its own validation set is held out."""
     source, heldout = (

@@ -144,11 +144,22 @@ def test_a_vocabulary_that_changed_under_its_path_is_refused(data, tmp_path):
         prepare(data, [], seed=0)
 
 
+def test_files_that_changed_under_the_store_are_noticed(data, tmp_path, monkeypatch):
+    """By their names and sizes; they are not read again."""
+    prepare(data, [], seed=0)
+    monkeypatch.setattr(module, "documents", None)
+    prepare(data, [], seed=0)
+    with (tmp_path / "text.txt").open("a") as file:
+        file.write("\n\none more")
+    with pytest.raises(UserError, match="store was made when the source had other files, or of other sizes; choose"):
+        prepare(data, [], seed=0)
+
+
 def test_an_older_store_is_refused(data, tmp_path):
     prepare(data, [], seed=0)
     meta = json.loads((tmp_path / "store" / "meta.json").read_text())
     (tmp_path / "store" / "meta.json").write_text(json.dumps(meta | {"schema_version": 0}))
-    with pytest.raises(UserError, match="store schema 0, this lmjax reads 1; delete the store"):
+    with pytest.raises(UserError, match="store schema 0, this lmjax reads 2; delete the store"):
         prepare(data, [], seed=0)
 
 

@@ -54,8 +54,8 @@ def test_built_aside_leaves_nothing_behind_a_failure(tmp_path):
     ("meta", "message"),
     [
         (None, "no data store at"),
-        ({"schema_version": 0}, "store schema 0, this lmjax reads 1"),
-        ({"schema_version": 1, "tokenizer_fingerprint": "other"}, "its tokenizer is not the one"),
+        ({"schema_version": 0}, "store schema 0, this lmjax reads 2"),
+        ({"schema_version": 2, "tokenizer_fingerprint": "other"}, "its tokenizer is not the one"),
     ],
 )
 def test_stores_that_cannot_be_read_are_refused(tmp_path, monkeypatch, meta, message):
