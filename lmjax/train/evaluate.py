@@ -32,7 +32,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.every < 1 or min(self.rows, self.patience) < 0:
             raise UserError(
-                f"evaluation: every {self.every} must be at least 1, rows {self.rows} and patience {self.patience} 0"
+                f"evaluation: every {self.every} must be at least 1; rows {self.rows} and patience {self.patience} are "
+                "not negative"
             )
 
 
@@ -109,7 +110,7 @@ def evaluate_examples(
 
 
 def scored_splits(examples: Mapping[str, Encoded]) -> list[str]:
-    """ "heldout", by which the others may be decided, and then those."""
+    """The held-out split, by which figures of the others may be decided, and then those."""
     return ["heldout", *(name for name in examples if name not in ("train", "heldout"))]
 
 
