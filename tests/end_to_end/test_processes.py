@@ -131,7 +131,7 @@ def test_two_processes_reinforce(tmp_path: Path) -> None:
     assert line["first_log_ratio"] == 0
     assert line["sampler_difference"] < 1e-5
     ((row,),) = [sample["rows"] for sample in json.loads((run / "samples.json").read_text())]
-    assert all(re.fullmatch(r"(\w+ ?)*\n\[-?[\d.]+\]", cell) for cell in row[1:])
+    assert all(re.fullmatch(r"([\w</>]+ ?)*\n\[-?[\d.]+\]", cell) for cell in row[1:])
     assert (run / "report.html").exists()
 
 
