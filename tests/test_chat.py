@@ -141,7 +141,7 @@ def test_a_model_without_a_template_says_so(model, talk, monkeypatch):
         talk("The dog", arguments=("--template", "plan"))
 
 
-def test_a_reward_model_does_not_talk(model, monkeypatch):
+def test_a_reward_model_does_not_talk(model):
     """It has the template, and a tied output layer that nobody trained."""
     with pytest.raises(UserError, match="generate needs a model with head clm, and this GptConfig has none"):
         chat(replace(load(model), heads=()), Sampling(8))

@@ -91,7 +91,7 @@ def masked(root: Path) -> RunConfig:
         stages=(Stage(MASKED[-1], 16, 128),),
         optim=OptimConfig(peak_lr=1e-3, warmup=200, decay="constant"),
         evaluation=EvalConfig(every=MASKED[-1] // 2, rows=256),
-        checkpoint=CheckpointConfig(every=25, keep=MASKED[-1] // 25),
+        checkpoint=CheckpointConfig(every=75, keep=MASKED[-1] // 75),
     )
 
 
@@ -182,13 +182,13 @@ def ernie_cells(root: Path) -> list[Cell]:
 def masked_cells(root: Path) -> list[Cell]:
     """The masked and the causal model as drawn and at some of their checkpoints; the causal one without the
     language-model loss beside."""
-    found = []
+    task: Any = sst2.config().task
+    found, task = [], replace(task, language_model=0.0)
     for kind, steps in (("masked", MASKED), ("causal", CAUSAL)):
         for step in steps:
             start, weights = (f"{kind}/checkpoints/{step}", "pretrained") if step else (kind, "fresh")
-            one = cell(root, "masked", "sst2", f"{kind} {step}", sst2.config(), start, weights=weights)
-            task = replace(one.recipe.task, language_model=0.0)  # type: ignore[call-arg]
-            found.append(replace(one, recipe=replace(one.recipe, task=task)))
+            recipe = replace(sst2.config(), task=task)
+            found.append(cell(root, "masked", "sst2", f"{kind} {step}", recipe, start, weights=weights))
     return found
 
 
