@@ -35,7 +35,7 @@ SHAPE: dict[str, Any] = {
     "initializer_range": 128**-0.5,
 }
 LIMITS = {"squad2": 1000}  # examples to train on,
-LIMIT = 2000  # of the other tasks
+LIMIT = 1500  # of the other tasks
 EPOCHS = {"squad2": 2.0}  # of the others 3
 # Of rows, in tokens: no more than 4 in 100 texts are longer and cut. (A long sentence of words goes on in a next row.)
 LENGTHS = {"sst2": 64, "mrpc": 96, "cola": 48, "stsb": 80, "conll2003": 64, "squad2": 256, "msra_ner": 104}
@@ -60,7 +60,7 @@ def english(root: Path) -> WeightedData:
     return WeightedData(DataConfig(f"{root}/stores/english", text, words, sentences="split"))
 
 
-def pretrained_bert(root: Path, steps: int = 6000) -> RunConfig:
+def pretrained_bert(root: Path, steps: int = 5000) -> RunConfig:
     """Masked words in pairs of sentences; the last tenth of the steps on rows of 256 tokens, as many tokens a step.
 
     Other than BERT: no next sentences and 30% of the words masked (Wettig et al. 2023), and weights that begin at
@@ -118,7 +118,7 @@ def pretrained_elmo(root: Path) -> RunConfig:
     return replace(cfg, directory=f"{root}/elmo", data=(WeightedData(data),), stages=stages)
 
 
-def pretrained_ernie(root: Path, units: str, steps: int = 3500) -> RunConfig:
+def pretrained_ernie(root: Path, units: str, steps: int = 3000) -> RunConfig:
     """Characters, then phrases, then entities are masked ("entity"), or characters all the time ("character")."""
     data, cfg = Path(data_folder()), ernie.config()
     lexicon = data / "zh_lexicon"
