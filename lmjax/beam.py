@@ -258,7 +258,7 @@ def _rows(x_BKT: Array, index_BJ: Array) -> Array:
 
 def _repeat(cache: Any, beams: int) -> Any:
     """Each row of the cache for each of its beams."""
-    layers = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=1), cache["layers"])
+    layers = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), cache["layers"])
     segments = {k: jnp.repeat(x, beams, axis=0) for k, x in cache.items() if k.endswith("segment_ids")}
     return cache | {"layers": layers} | segments
 
@@ -267,6 +267,9 @@ def _choose_beams(cache: Any, parent_BK: Array) -> Any:
     """Each beam's own keys and values become its parent's; what it reads of the source is the same for all beams."""
     B, K = parent_BK.shape
     index = (jnp.arange(B)[:, None] * K + parent_BK).reshape(-1)
-    layers = cache["layers"]
-    own = jax.tree.map(lambda x: jnp.take(x, index, axis=1), layers.get("self", layers))
-    return cache | {"layers": layers | {"self": own} if "self" in layers else own}
+
+    def chosen(layer: dict[str, Any]) -> dict[str, Any]:
+        own = jax.tree.map(lambda x: jnp.take(x, index, axis=0), layer.get("self", layer))
+        return layer | {"self": own} if "self" in layer else own
+
+    return cache | {"layers": tuple(map(chosen, cache["layers"]))}

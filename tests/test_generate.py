@@ -1,6 +1,7 @@
 """Cached decoding against the uncached model, and what is drawn against exact probabilities."""
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from lmjax.errors import UserError
 from lmjax.generate import Sampling, continue_rows, draw, generate, log_probability, next_token_logits
 from lmjax.models.architecture import ModelConfig
+from lmjax.models.gpt import flush_right
 from lmjax.types import Params
 from tests.models.tiny import forward, noisy, tiny
 
@@ -46,6 +48,15 @@ def test_so_it_is_in_the_other_decoders(family):
     found = generate(cfg, params, PROMPTS, GREEDY)
     assert found == [uncached(prompt, 12, cfg, params) for prompt in PROMPTS]
     assert len({tuple(row) for row in found}) == 3
+
+
+def test_drawing_a_token_copies_no_cache():
+    """In XLA's program of the loop over tokens every array of a cache's shape is one that is written to in place."""
+    tokens, real = flush_right([[5, 7], [3]], 8)
+    drawn = continue_rows.lower(CFG, Sampling(12), jnp.int32(-1), PARAMS, tokens, real, jax.random.key(0)).compile()
+    of_a_cache = re.findall(r"= f32\[2,4,20,8\]\S* ([\w-]+)\(.*op_name=\"\S*/while/body/", drawn.as_text())
+    assert of_a_cache.count("dynamic-update-slice") == 2 * CFG.num_hidden_layers
+    assert set(of_a_cache) <= {"dynamic-update-slice", "fusion", "parameter", "get-tuple-element"}, of_a_cache
 
 
 def test_rows_end_before_the_end_token():

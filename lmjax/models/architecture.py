@@ -142,8 +142,8 @@ def check(cfg: ModelConfig, length: int) -> None:
 
 
 def portable(cfg: ModelConfig) -> ModelConfig:
-    """The same model by the kernel and the memory plan that run anywhere; its layers in a loop, since unrolled ones
-    would copy a cache at each token."""
+    """The same model by the kernel and the memory plan that run anywhere; its layers in a loop where there is no
+    cache, which is soonest compiled."""
     cfg = replace(cfg, remat="none")
     return replace(cfg, attention="xla", unroll=1) if isinstance(cfg, AttentionConfig) else cfg
 

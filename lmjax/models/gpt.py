@@ -84,7 +84,7 @@ class GptLayer(nn.Module):
         init = normal(cfg.initializer_range)
         out_init = normal(cfg.initializer_range / (2 * cfg.num_hidden_layers) ** 0.5)
         attention = Attention(cfg, self.train, init, out_init, name="attention")
-        mixed_BLD, new, probabilities = attention(
+        mixed_BLD, cache, probabilities = attention(
             LayerNorm(cfg.layer_norm_eps, name="attention_norm")(x_BLD), mask, cache, offset
         )
         x_BLD = x_BLD + Dropout(cfg.hidden_dropout, self.train)(mixed_BLD)
@@ -92,7 +92,7 @@ class GptLayer(nn.Module):
         changed_BLD = mlp(LayerNorm(cfg.layer_norm_eps, name="mlp_norm")(x_BLD))
         x_BLD = hold_batch(x_BLD + Dropout(cfg.hidden_dropout, self.train)(changed_BLD))
         collected = {"hidden": x_BLD, "attention": probabilities} if self.collect else {}
-        return x_BLD, {"cache": new, **collected}
+        return x_BLD, {"cache": cache, **collected}
 
 
 class Gpt(nn.Module):
@@ -129,7 +129,7 @@ class Gpt(nn.Module):
 
         # Parameters are drawn without regard to the masks.
         windows = cfg.windows[:1] if self.is_initializing() else cfg.windows
-        layers = stack(GptLayer, cfg, train, collect, period=len(windows))
+        layers = stack(GptLayer, cfg, train, collect, period=len(windows), cached=cache is not None)
         x_BLD, collected, cached = run_causally(layers, x_BLD, segment_ids, cache, windows)
         x_BLD = LayerNorm(cfg.layer_norm_eps, name="final_norm")(x_BLD)
 
@@ -140,14 +140,15 @@ class Gpt(nn.Module):
 
 
 def empty_cache(cfg: AttentionConfig, batch: int, length: int) -> dict[str, Any]:
-    """Room for `length` tokens a row: keys and values [N, B, H, S, K], segment ids [B, S], and how many are filled."""
-    shape = (cfg.num_hidden_layers, batch, cfg.num_attention_heads, length, cfg.head_size)
+    """Room for `length` tokens a row: each layer's keys and values [B, H, S, K]; and of all of them the segment ids
+    [B, S], and how many places are filled."""
+    shape = (batch, cfg.num_attention_heads, length, cfg.head_size)
 
     def states() -> Array:  # arrays of their own, since a step may take over their memory
-        return constrain(jnp.zeros(shape, cfg.dtype), None, BATCH_AXES, "tensor", None, None)
+        return constrain(jnp.zeros(shape, cfg.dtype), BATCH_AXES, "tensor", None, None)
 
     return {
-        "layers": {"key": states(), "value": states()},
+        "layers": tuple({"key": states(), "value": states()} for _ in range(cfg.num_hidden_layers)),
         "segment_ids": jnp.zeros((batch, length), jnp.int32),
         "length": jnp.zeros((), jnp.int32),
     }

@@ -74,9 +74,9 @@ class Gpt1Layer(nn.Module):
         self, x_BLD: Array, cache: dict[str, Array] | None, mask: Array | None, offset: Array | int
     ) -> tuple[Array, dict[str, Any]]:
         cfg, init = self.cfg, normal(self.cfg.initializer_range)
-        x_BLD, new, probabilities = post_norm(cfg, self.train, cfg.activation, init, x_BLD, mask, cache, offset)
+        x_BLD, cache, probabilities = post_norm(cfg, self.train, cfg.activation, init, x_BLD, mask, cache, offset)
         collected = {"hidden": x_BLD, "attention": probabilities} if self.collect else {}
-        return x_BLD, {"cache": new, **collected}
+        return x_BLD, {"cache": cache, **collected}
 
 
 class Gpt1(nn.Module):
@@ -106,7 +106,8 @@ class Gpt1(nn.Module):
         positioned = PositionEmbedding(cfg, init, of_tables, name="positions")
         x_BLD = positioned(words(tokens), positions_like(tokens) if positions is None else positions)
         x_BLD = embedded_BLD = hold_batch(Dropout(of_sum, train)(x_BLD.astype(cfg.dtype)))
-        x_BLD, collected, cached = run_causally(stack(Gpt1Layer, cfg, train, collect), x_BLD, segment_ids, cache)
+        layers = stack(Gpt1Layer, cfg, train, collect, cached=cache is not None)
+        x_BLD, collected, cached = run_causally(layers, x_BLD, segment_ids, cache)
 
         outputs: dict[str, Any] = {"hidden": x_BLD, **(layer_outputs(collected, embedded_BLD) if collect else {})}
         if "clm" in self.heads:

@@ -157,10 +157,9 @@ class PositionEmbedding(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with biases: of tokens to each other, or, with `cross`, to the states `memory_BSD`.
 
-    With a `cache` {"key", "value": [B, H, S, K]}, attention runs over what it holds, and over the tokens themselves,
-    whose own keys and values [B, H, L, K] are returned, to be written at `offset` (see `appended`). A cross-attention
-    without `memory_BSD` reads the cache that an earlier call has filled, and has nothing to add.
-    Returns (output [B, L, D], what is to be added to the cache or None, probabilities [B, H, L, S] or None).
+    With a `cache` {"key", "value": [B, H, S, K]}, keys and values are written to it, from `offset` on, and attention
+    runs over all that it holds. A cross-attention without `memory_BSD` reads what an earlier call has written.
+    Returns (output [B, L, D], the cache or None, probabilities [B, H, L, S] or None).
     """
 
     cfg: AttentionConfig
@@ -181,18 +180,17 @@ class Attention(nn.Module):
         cfg = self.cfg
         D, heads = cfg.hidden_size, (cfg.num_attention_heads, cfg.head_size)
         q = Dense((D,), heads, self.kernel_init, name="query")(x_BLD)
-        read_BSD, read, new = memory_BSD if self.cross else x_BLD, {}, None
+        read_BSD, read = memory_BSD if self.cross else x_BLD, {}
         if read_BSD is not None:
             read = {name: Dense((D,), heads, self.kernel_init, name=name)(read_BSD) for name in ("key", "value")}
-        if cache is not None and read:
-            new = {name: jnp.swapaxes(x, 1, 2).astype(cache[name].dtype) for name, x in read.items()}
-        if cache is not None and not (self.cross and read):
-            mixed, probabilities = cached_attention(q, cache, mask, new, offset)
+        if cache is not None:
+            cache = appended(cache, read, offset) if read else cache
+            mixed, probabilities = cached_attention(q, cache, mask)
         else:
             key = self.make_rng("dropout") if self.train and cfg.attention_dropout else None
             k, v, options = read["key"], read["value"], {"dropout_key": key, "implementation": cfg.attention}
             mixed, probabilities = attention(q, k, v, mask, dropout_rate=cfg.attention_dropout, **options)
-        return Dense(heads, (D,), self.out_init, name="out")(mixed), new, probabilities
+        return Dense(heads, (D,), self.out_init, name="out")(mixed), cache, probabilities
 
 
 class Mlp(nn.Module):
@@ -221,27 +219,34 @@ def post_norm(
     offset: Array | int = 0,
 ) -> tuple[Array, dict[str, Array] | None, Array | None]:
     """The modules of a post-LN block, for a layer's own `__call__`: x = LN(x + Drop(attention(x))), then x = LN(x +
-    Drop(mlp(x))). Returns the output, and what the cache gains and the probabilities as `Attention` does."""
-    mixed_BLD, new, probabilities = Attention(cfg, train, init, init, name="attention")(x_BLD, mask, cache, offset)
+    Drop(mlp(x))). Returns the output, and the cache and the probabilities as `Attention` does."""
+    mixed_BLD, cache, probabilities = Attention(cfg, train, init, init, name="attention")(x_BLD, mask, cache, offset)
     mixed_BLD = Dropout(cfg.hidden_dropout, train)(mixed_BLD)
     x_BLD = LayerNorm(cfg.layer_norm_eps, name="attention_norm")(x_BLD + mixed_BLD)
     changed_BLD = Dropout(cfg.hidden_dropout, train)(Mlp(cfg, activation, init, init, name="mlp")(x_BLD))
     x_BLD = hold_batch(LayerNorm(cfg.layer_norm_eps, name="mlp_norm")(x_BLD + changed_BLD))
-    return x_BLD, new, probabilities
+    return x_BLD, cache, probabilities
 
 
 def stack(
-    block: type[nn.Module], cfg: ModelConfig, train: bool, collect: bool, shared: int = 2, period: int = 1
+    block: type[nn.Module],
+    cfg: ModelConfig,
+    train: bool,
+    collect: bool,
+    shared: int = 2,
+    period: int = 1,
+    cached: bool = False,
 ) -> nn.Module:
     """`cfg.num_hidden_layers` copies of `block`, parameters stacked [N, ...] under "layers".
 
-    The result maps (x_BLD, cache stacked over N or None, mask, offset) to (x_BLD, per-layer outputs stacked over N).
-    Mask and offset are what all layers share; a block may ask for another number of such arguments. With a `period`,
-    `mask` is a tuple of so many masks, for the layers in turn; parameters must be there already.
+    The result maps (x_BLD, a tuple of one cache a layer or None, mask, offset) to (x_BLD, per-layer outputs stacked
+    over N, the caches again a tuple). Mask and offset are what all layers share; a block may ask for another number of
+    such arguments. With a `period`, `mask` is a tuple of so many masks, for the layers in turn. With that, or with
+    caches (`cached`), parameters must be there already.
     """
     body = rematerialised(block, cfg, prevent_cse=False)  # a scan's body is not merged with its copy anyway
-    if period > 1:
-        return Periods(body, cfg, train, collect, name="layers")
+    if cached or period > 1:
+        return InTurn(body, cfg, train, collect, name="layers")
     scanned = nn.scan(
         body,
         variable_axes={"params": 0},
@@ -253,35 +258,38 @@ def stack(
     return scanned(cfg, train, collect, name="layers")
 
 
-class Periods(nn.Module):
-    """A scan over periods of P layers, each with a mask of its own: parameters [N, ...] are viewed as [N/P, P, ...], so
-    that masks stay constants of the loop's body."""
+class InTurn(nn.Module):
+    """Layers one after another, each with the next of P masks. With caches all of them, unrolled: decoding then writes
+    to each in place, where a loop over layers would copy what it hands on. Without, P of them in a scan over parameters
+    viewed as [N/P, P, ...], so that masks stay constants of its body."""
 
     body: type[nn.Module]
     cfg: ModelConfig
     train: bool
     collect: bool
 
-    def __call__(
-        self, x_BLD: Array, cache: dict[str, Array] | None, masks: tuple[Array | None, ...], offset: Array | int
-    ) -> tuple[Array, dict[str, Any]]:
+    def __call__(self, x_BLD: Array, caches: tuple[Any, ...] | None, mask: Any, *shared: Any) -> tuple[Array, Any]:
+        masks = mask if isinstance(mask, tuple) else (mask,)
         N, P = self.cfg.num_hidden_layers, len(masks)
         layer = self.body(self.cfg, self.train, self.collect, parent=None)
         keys = jax.random.split(self.make_rng("dropout"), N) if self.train and self.has_rng("dropout") else None
+        stacked = self.variables["params"], keys
 
-        def period(x_BLD: Array, inputs: Any) -> tuple[Array, Any]:
+        def in_turn(x_BLD: Array, inputs: Any, before: tuple[Any, ...]) -> tuple[Array, dict[str, Any]]:
             outputs = []
-            for i, mask in enumerate(masks):
-                params, layer_cache, key = jax.tree.map(lambda leaf: leaf[i], inputs)  # noqa: B023  (called at once)
+            for i, cache in enumerate(before):
+                params, key = jax.tree.map(lambda leaf: leaf[i], inputs)  # noqa: B023  (called at once)
                 rngs = {} if key is None else {"dropout": key}
-                x_BLD, output = layer.apply({"params": params}, x_BLD, layer_cache, mask, offset, rngs=rngs)
+                x_BLD, output = layer.apply({"params": params}, x_BLD, cache, masks[i % P], *shared, rngs=rngs)
                 outputs.append(output)
-            return x_BLD, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+            after = tuple(output.pop("cache", None) for output in outputs)
+            return x_BLD, {"cache": after, **jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)}
 
-        inputs = jax.tree.map(
-            lambda leaf: leaf.reshape(N // P, P, *leaf.shape[1:]), (self.variables["params"], cache, keys)
-        )
-        x_BLD, outputs = jax.lax.scan(period, x_BLD, inputs, unroll=max(1, min(self.cfg.unroll, N) // P))
+        if caches is not None:
+            return in_turn(x_BLD, stacked, caches)
+        periods = jax.tree.map(lambda leaf: leaf.reshape(N // P, P, *leaf.shape[1:]), stacked)
+        unroll = max(1, min(self.cfg.unroll, N) // P)
+        x_BLD, outputs = jax.lax.scan(lambda x, period: in_turn(x, period, (None,) * P), x_BLD, periods, unroll=unroll)
         return x_BLD, jax.tree.map(lambda leaf: leaf.reshape(N, *leaf.shape[2:]), outputs)
 
 
@@ -311,8 +319,7 @@ def run_causally(
     x_BLD, collected = layers(x_BLD, states, masks[0] if len(masks) == 1 else masks, offset)
     if cache is None:
         return x_BLD, collected, {}
-    states = appended(cache["layers"], collected["cache"], offset)
-    return x_BLD, collected, {"cache": {"layers": states, "segment_ids": keys, "length": offset + length}}
+    return x_BLD, collected, {"cache": {"layers": collected["cache"], "segment_ids": keys, "length": offset + length}}
 
 
 def rematerialised(block: type[nn.Module], cfg: ModelConfig, prevent_cse: bool = True) -> Any:

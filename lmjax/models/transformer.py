@@ -33,7 +33,7 @@ from lmjax.models.layers import (
     stack,
 )
 from lmjax.models.weights import Weight
-from lmjax.ops.attention import appended, attention_mask
+from lmjax.ops.attention import attention_mask
 from lmjax.ops.vocabulary import VocabLogits
 from lmjax.types import Array, Outputs
 
@@ -119,7 +119,7 @@ class Coder(nn.Module):
         cfg = self.cfg
         x_BLD = PositionEmbedding(cfg, normal(cfg.initializer_range), name="positions")(x_BLD, positions_BL)
         x_BLD = first_BLD = hold_batch(Dropout(cfg.hidden_dropout, self.train)(x_BLD.astype(cfg.dtype)))
-        layers = stack(TransformerLayer, cfg, self.train, self.collect, len(shared))
+        layers = stack(TransformerLayer, cfg, self.train, self.collect, len(shared), cached=cache is not None)
         x_BLD, collected = layers(x_BLD, cache, *shared)
         if cfg.norm == "pre":
             x_BLD = LayerNorm(cfg.layer_norm_eps, name="final_norm")(x_BLD)
@@ -191,18 +191,17 @@ class Transformer(nn.Module):
         if "seq2seq" in self.heads:
             outputs["logits"] = VocabLogits(x_BLD, words.embedding, bias_V, cfg.vocab_size)
         if cache is not None:
-            new, places = collected["cache"], {"self": offset, "cross": 0}
-            states = {name: appended(cache["layers"][name], new[name], at) for name, at in places.items()}
             held = {"segment_ids": key_segments, "encoder_segment_ids": encoder_segment_ids}
-            outputs["cache"] = {"layers": states, "length": offset + length, **held}
+            outputs["cache"] = {"layers": collected["cache"], "length": offset + length, **held}
         return outputs
 
 
 def empty_cache(cfg: AttentionConfig, batch: int, length: int, encoder_length: int) -> dict[str, Any]:
-    """Room for `length` tokens of the decoder and, under "cross" and "encoder_segment_ids", for those of the encoder;
-    otherwise as in `gpt.empty_cache`."""
+    """Of each layer "self", room for `length` tokens of the decoder, and "cross", for just `encoder_length` of the
+    encoder; with "encoder_segment_ids", and otherwise as in `gpt.empty_cache`."""
     own, cross = (gpt.empty_cache(cfg, batch, size) for size in (length, encoder_length))
-    layers = {"self": own["layers"], "cross": cross["layers"]}
+    both = zip(own["layers"], cross["layers"], strict=True)
+    layers = tuple({"self": of_tokens, "cross": of_encoder} for of_tokens, of_encoder in both)
     return own | {"layers": layers, "encoder_segment_ids": cross["segment_ids"]}
 
 

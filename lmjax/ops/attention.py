@@ -4,6 +4,7 @@ Letters: B batch, L query length, S key length, H heads, K head width.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -78,49 +79,29 @@ def attention(
     return out_BLHK.astype(q_BLHK.dtype), probabilities_BHLS
 
 
-def cached_attention(
-    q_BLHK: Array,
-    cache: Mapping[str, Array],
-    mask: Array | None,
-    new: Mapping[str, Array] | None = None,
-    offset: Array | int = 0,
-) -> tuple[Array, Array]:
-    """The same over what a cache holds and, before they are written into it, the `new` tokens behind that.
-
-    The cache is only read: a loop over steps can then write to it in place, where it would copy what a loop over layers
-    hands on. Needs no gradient.
+def cached_attention(q_BLHK: Array, cache: Mapping[str, Array], mask: Array | None) -> tuple[Array, Array]:
+    """The same over what a cache holds. Needs no gradient.
 
     Args:
-      q_BLHK: queries of the new tokens.
+      q_BLHK: queries.
       cache: "key" and "value" [B, H, S, K].
-      mask: as `attention` takes it, over the S places of the cache, where the new tokens will stand from `offset` on.
-      new: "key" and "value" [B, H, L, K] of the new tokens; None where they are not among what is looked at.
+      mask: as `attention` takes it; it hides the places that are not filled.
 
     Returns:
       The mixed values [B, L, H, K] in the dtype of `q_BLHK`, and the probabilities float32 [B, H, L, S].
     """
-    scale, S = q_BLHK.shape[-1] ** -0.5, cache["key"].shape[2]
-    scores_BHLS = _einsum("BLHK,BHSK->BHLS", q_BLHK, cache["key"]) * scale
-    mask = jnp.ones((1, 1, 1, S), bool) if mask is None else mask
-    if new is None:
-        p_BHLS = jax.nn.softmax(jnp.where(mask, scores_BHLS, -1e9), axis=-1)
-        mixed = _einsum("BHLS,BHSK->BLHK", p_BHLS.astype(q_BLHK.dtype), cache["value"])
-        return mixed.astype(q_BLHK.dtype), p_BHLS
-    length = new["key"].shape[2]
-    held = mask & (jnp.arange(S) < offset)[None, None, None]
-    own = jax.lax.dynamic_slice_in_dim(mask, offset, length, axis=-1)
-    own_scores = _einsum("BLHK,BHSK->BHLS", q_BLHK, new["key"]) * scale
-    both = [jnp.where(held, scores_BHLS, -1e9), jnp.where(own, own_scores, -1e9)]
-    p_BHLS, own_p = jnp.split(jax.nn.softmax(jnp.concatenate(both, axis=-1), axis=-1), [S], axis=-1)
-    mixed = _einsum("BHLS,BHSK->BLHK", p_BHLS.astype(q_BLHK.dtype), cache["value"])
-    mixed += _einsum("BHLS,BHSK->BLHK", own_p.astype(q_BLHK.dtype), new["value"])
-    return mixed.astype(q_BLHK.dtype), jax.lax.dynamic_update_slice_in_dim(p_BHLS, own_p, offset, axis=-1)
+    scores_BHLS = _einsum("BLHK,BHSK->BHLS", q_BLHK, cache["key"]) * q_BLHK.shape[-1] ** -0.5
+    if mask is not None:
+        scores_BHLS = jnp.where(mask, scores_BHLS, -1e9)
+    p_BHLS = jax.nn.softmax(scores_BHLS, axis=-1)
+    mixed_BLHK = _einsum("BHLS,BHSK->BLHK", p_BHLS.astype(q_BLHK.dtype), cache["value"])
+    return mixed_BLHK.astype(q_BLHK.dtype), p_BHLS
 
 
-def appended(cache: Mapping[str, Array], new: Mapping[str, Array] | None, offset: Array | int) -> dict[str, Array]:
-    """Keys and values of all layers, [N, B, H, S, K], with `new` ones (or none) [N, B, H, L, K], at `offset`."""
-    new = new or {}
-    return {**cache, **{k: jax.lax.dynamic_update_slice_in_dim(cache[k], x, offset, axis=3) for k, x in new.items()}}
+def appended(cache: Mapping[str, Array], new: Mapping[str, Array], offset: Array | int) -> dict[str, Array]:
+    """A cache ("key" and "value" [B, H, S, K]) with those of L tokens [B, L, H, K] in the places from `offset` on."""
+    write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=offset, axis=2)
+    return {name: write(cache[name], jnp.swapaxes(x, 1, 2).astype(cache[name].dtype)) for name, x in new.items()}
 
 
 def _einsum(axes: str, x: Array, y: Array) -> Array:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmjax.ops.attention import attention, attention_mask, cached_attention
+from lmjax.ops.attention import appended, attention, attention_mask, cached_attention
 from lmjax.ops.dropout import dropout
 
 pytestmark = pytest.mark.core
@@ -124,7 +124,7 @@ def test_a_window_is_the_naive_band(offset):
 
 
 @pytest.mark.parametrize("length", [1, 3])
-def test_what_a_cache_holds_and_what_is_new_give_what_they_give_together(length: int) -> None:
+def test_a_cache_with_new_tokens_gives_what_they_give_together(length: int) -> None:
     B, H, S, K, offset = 2, 3, 8, 4, 4
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(B, S, H, K)).astype(np.float32) for _ in range(3))
@@ -132,11 +132,9 @@ def test_what_a_cache_holds_and_what_is_new_give_what_they_give_together(length:
     now = slice(offset, offset + length)
     mask = attention_mask(segments[:, now], segments, True, length, S, offset)
     wanted, p = attention(q[:, now], k, v, mask)
-    whole = {"key": jnp.swapaxes(k, 1, 2), "value": jnp.swapaxes(v, 1, 2)}
     later = (np.arange(S) >= offset)[None, None, :, None]  # whatever stands there
-    held = {name: jnp.where(later, 1e3, x) for name, x in whole.items()}
-    new = {name: x[:, :, now] for name, x in whole.items()}
-    found, own_p = cached_attention(q[:, now], held, mask, new, offset)
+    held = {name: jnp.where(later, 1e3, jnp.swapaxes(x, 1, 2)) for name, x in {"key": k, "value": v}.items()}
+    cache = appended(held, {"key": k[:, now], "value": v[:, now]}, offset)
+    found, found_p = cached_attention(q[:, now], cache, mask)
     np.testing.assert_allclose(found, wanted, atol=2e-6)
-    np.testing.assert_allclose(own_p, p, atol=2e-6)
-    np.testing.assert_allclose(cached_attention(q[:, now], whole, mask)[0], wanted, atol=2e-6)
+    np.testing.assert_allclose(found_p, p, atol=2e-6)
