@@ -218,6 +218,8 @@ def translate(
     """
     if out and not Path(out).parent.is_dir():
         raise UserError(f"--out {out}: no directory {Path(out).parent}")
+    if out and Path(out).is_dir():
+        raise UserError(f"--out {out} is a directory; name a file")
     texts = [line.rstrip("\n") for line in sys.stdin] if input == "-" else _lines(input)
     references = _lines(reference) if reference else texts
     if not texts or len(references) != len(texts):

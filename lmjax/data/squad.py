@@ -63,7 +63,8 @@ def read_questions(file: epath.Path, name: str, has_answers: bool) -> list[Quest
     """The questions of a file. Answers that do not stand at their offset are counted on the screen.
 
     Raises:
-      UserError: another format, an empty text, a question without an answer that should have one; named by its id.
+      UserError: another format, an empty text, a question without an answer that should have one, or with the id of
+        another; named by its id.
     """
     record = span_set(name)
     try:
@@ -73,7 +74,11 @@ def read_questions(file: epath.Path, name: str, has_answers: bool) -> list[Quest
         raise UserError(f"{file}, line {error.lineno}: not JSON ({error.msg})") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: not in SQuAD's format ({type(error).__name__}: {error})") from None
+    seen: set[str] = set()
     for question in found:
+        if question.id in seen:
+            raise UserError(f"{file}, question {question.id}: another one has the same id")
+        seen.add(question.id)
         for what, text in (("question", question.text), ("context", question.context)):
             if not text.strip():
                 raise UserError(f"{file}, question {question.id}: its {what} is empty")

@@ -64,6 +64,7 @@ def evaluate(lm: LanguageModel, name: str, data: epath.PathLike, protocol: Proto
     """
     _check(lm, name, protocol)
     task, folder, began = TASKS[name], epath.Path(data).expanduser(), time.monotonic()
+    task = task if protocol.shots else task.zero_shot()
     # Demonstrations may come from rows beyond the limit.
     same = protocol.shots and not task.demonstrations
     rows = rows_of(task, folder, task.files, None if same else protocol.limit or None)
@@ -124,7 +125,7 @@ def fitted(trial: Trial, shots: Sequence[Row], options: Sequence[tuple[str, str]
     lm, task = trial.lm, trial.task
     shown, new = [task.demonstration(row) for row in shots], task.max_new_tokens + 1 if task.kind == "generate" else 0
     while True:
-        texts = [(task.between.join([*shown, context]), target) for context, target in options]
+        texts = [(task.intro + task.between.join([*shown, context]), target) for context, target in options]
         found = [begun(lm, request) for request in split(lm.tokenizer, texts)]
         too_long = any(len(r.context) + len(r.continuation) + new > room(lm) for r in found)
         if not too_long or not shown:

@@ -1,13 +1,14 @@
 """Zero- and few-shot tasks, each a small record: its files, its prompt, what is asked for and how it is measured.
 
 Prompts follow the printed examples of the GPT-3 paper (Brown et al. 2020, appendix G) and, for summaries, GPT-2's
-(Radford et al. 2019, section 3.6), as far as the files' own columns allow.
+(Radford et al. 2019, section 3.6), as far as the files' own columns allow: those of PIQA, ARC, BoolQ and TriviaQA hold
+a question's frame already, which is not quite the paper's.
 """
 
 import itertools
 import string
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -50,7 +51,7 @@ def three_sentences(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """An evaluation, declared. `context`, `cue` and `target` are formatted with a row's columns.
+    """An evaluation, declared. `context`, `cue` and `target` are formatted with a row's columns, and so is `unshown`.
 
     Attributes:
       kind: "choice" (the likeliest option), "word" (is the target foreseen, and how likely is it), "generate" (text,
@@ -61,6 +62,8 @@ class Task:
         words behind it: partial evaluation (Trinh and Le 2018).
       cue: the end of what is read; where a prompt is too long and has a cue, the context is cut before it.
       target: what follows the context.
+      intro: what stands once before all, demonstrations or none.
+      unshown: the context where no demonstration shows what is wanted; "" = as with them.
       choices, gold: the columns of the options ({choice}) and of the right one's number.
       barred: words that are not taken for foreseen ones, with a capital or without.
       references: the column of the accepted answers; without it the target is the one.
@@ -76,6 +79,8 @@ class Task:
     context: str
     cue: str = ""
     target: str = ""
+    intro: str = ""
+    unshown: str = ""
     choices: str = ""
     gold: str = "gold"
     barred: frozenset[str] = frozenset()
@@ -91,10 +96,13 @@ class Task:
     @cached_property
     def columns(self) -> dict[str, type]:
         """What each row must have."""
-        parts = string.Formatter().parse(self.context + self.cue + self.target)
+        parts = string.Formatter().parse(self.context + self.unshown + self.cue + self.target)
         fields = {field.partition("[")[0] for _, field, *_ in parts if field}
         lists = {name: list for name in (self.choices, self.references) if name}
         return dict.fromkeys(sorted(fields - {"choice"}), str) | lists | ({self.gold: int} if self.choices else {})
+
+    def zero_shot(self) -> "Task":
+        return replace(self, context=self.unshown or self.context)
 
     def options(self, row: Row) -> list[Option]:
         rows = [{**row, "choice": choice} for choice in (row[self.choices] if self.choices else [""])]
@@ -124,9 +132,10 @@ def rows_of(task: Task, folder: epath.Path, files: Sequence[str], limit: int | N
                 raise UserError(f"{where}: no column '{name}'{did_you_mean(name, row)}")
             if not isinstance(row[name], kind):
                 raise UserError(f"{where}: column '{name}' is {type(row[name]).__name__}, not {kind.__name__}")
-            if kind is not int and not all(
-                str(x).strip() for x in (row[name] if kind is list else [row[name]]) or [""]
-            ):
+            texts = {int: [], str: [row[name]], list: row[name] or [""]}[kind]
+            if other := [x for x in texts if not isinstance(x, str)]:
+                raise UserError(f"{where}: column '{name}' holds {other[0]!r}, which is no text")
+            if not all(map(str.strip, texts)):
                 raise UserError(f"{where}: column '{name}' is empty")
         if task.choices and not 0 <= row[task.gold] < len(row[task.choices]):
             raise UserError(f"{where}: column '{task.gold}' is {row[task.gold]} of {len(row[task.choices])} choices")
@@ -160,8 +169,9 @@ def _partial(file: str) -> Task:
     return Task(kind="choice", files=files, choices="context_options", context="{choice}", target=target)
 
 
-def _translate(files: tuple[str, str], demonstrations: tuple[str, ...] = (), tokenize: str = "13a") -> Task:
+def _translate(into: str, files: tuple[str, str], demonstrations: tuple[str, ...] = (), tokenize: str = "13a") -> Task:
     prompt: dict[str, Any] = {"context": "{source} =", "target": " {target}", "between": "\n", "max_new_tokens": 64}
+    prompt["unshown"] = f"Q: What is the {into} translation of {{source}} A:"
     return Task(
         kind="generate", files=files, read=translations, demonstrations=demonstrations, metric=bleu(tokenize), **prompt
     )
@@ -171,20 +181,22 @@ def _multi30k(source: str, target: str) -> Task:
     def pair(split: str) -> tuple[str, str]:
         return f"multi30k/{split}.{source}.gz", f"multi30k/{split}.{target}.gz"
 
-    return _translate(pair("test_2016_flickr"), pair("train"))
+    into = {"en": "English", "de": "German", "fr": "French"}[target]
+    return _translate(into, pair("test_2016_flickr"), pair("train"))
 
 
-def _completion(file: str, between: str) -> Task:
-    prompt: dict[str, Any] = {"context": "{context}", "target": " {completion}", "between": between}
+def _completion(file: str, between: str, intro: str = "") -> Task:
+    prompt: dict[str, Any] = {"context": "{context}", "target": " {completion}", "between": between, "intro": intro}
     return Task(kind="generate", files=(f"gpt3_tasks/{file}",), read=completions, **prompt)
 
 
 _LAMBADA: dict[str, Any] = {"kind": "word", "files": ("gpt_eval/lambada_openai.jsonl",), "target": " {continuation}"}
+_UNSCRAMBLE = "Please unscramble the letters into a word, and write that word:\n"
 _EN, _DE, _ZH = (f"flores200/{language}.dev" for language in ("eng_Latn", "deu_Latn", "zho_Hans"))
 TASKS: dict[str, Task] = {
     "lambada": Task(**_LAMBADA, context="{context}"),
     "lambada_filtered": Task(**_LAMBADA, context="{context}", barred=STOP_WORDS),
-    "lambada_cloze": Task(**_LAMBADA, context="{context} ____. ->"),
+    "lambada_cloze": Task(**_LAMBADA, context="{context} ____. ->", intro="Fill in blank:\n\n"),
     "winogrande": _partial("winogrande"),
     "wsc": _partial("winograd_wsc"),
     "piqa": _choice("piqa", "per_token", context="{query}Answer:", target=" {choice}"),
@@ -220,10 +232,10 @@ TASKS: dict[str, Task] = {
     "multi30k_en_de": _multi30k("en", "de"),
     "multi30k_de_en": _multi30k("de", "en"),
     "multi30k_en_fr": _multi30k("en", "fr"),
-    "flores_en_de": _translate((_EN, _DE)),
-    "flores_de_en": _translate((_DE, _EN)),
-    "flores_en_zh": _translate((_EN, _ZH), tokenize="zh"),
-    "flores_zh_en": _translate((_ZH, _EN)),
+    "flores_en_de": _translate("German", (_EN, _DE)),
+    "flores_de_en": _translate("English", (_DE, _EN)),
+    "flores_en_zh": _translate("Chinese", (_EN, _ZH), tokenize="zh"),
+    "flores_zh_en": _translate("English", (_ZH, _EN)),
     "cnn_dailymail": Task(
         kind="generate",
         files=("cnn_dailymail/cnn_dailymail_3_0_0_news_summary.jsonl",),
@@ -240,8 +252,8 @@ TASKS: dict[str, Task] = {
     "subtract_2_digits": _completion("two_digit_subtraction.jsonl", "\n\n"),
     "add_3_digits": _completion("three_digit_addition.jsonl", "\n\n"),
     "three_operations": _completion("single_digit_three_ops.jsonl", "\n\n"),
-    "cycle_letters": _completion("cycle_letters_in_word.jsonl.gz", "\n"),
-    "reversed_words": _completion("reversed_words.jsonl.gz", "\n"),
+    "cycle_letters": _completion("cycle_letters_in_word.jsonl.gz", "\n", _UNSCRAMBLE),
+    "reversed_words": _completion("reversed_words.jsonl.gz", "\n", _UNSCRAMBLE),
     "blimp": Task(
         kind="choice",
         files=("blimp/*.jsonl.gz",),

@@ -46,6 +46,8 @@ def evaluate(
         raise UserError(f"no task; --tasks takes some of {', '.join(TASKS)}")
     if out and not Path(out).absolute().parent.is_dir():
         raise UserError(f"--out {out}: no directory {Path(out).parent}")
+    if out and Path(out).is_dir():
+        raise UserError(f"--out {out} is a directory; name a file")
     from lmjax.interop import load
 
     protocol = evals.Protocol(

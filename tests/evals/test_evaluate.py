@@ -1,6 +1,7 @@
 """Tasks put to small models: figures against slow, plain computations; what does not fit; who cannot do what."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -13,8 +14,9 @@ from lmjax.errors import UserError
 from lmjax.evals.evaluate import Protocol, Trial, evaluate, fitted
 from lmjax.evals.fewshot import TASKS, first_line, rows_of
 from lmjax.evals.generated import bleu
-from lmjax.evals.scoring import RULES, Score, split
+from lmjax.evals.scoring import RULES, Request, Score, score, split
 from lmjax.evals.stop_words import STOP_WORDS
+from lmjax.generate import Sampling, generate
 from lmjax.interop import LanguageModel
 from tests.evals.tasks_folder import ROWS, write_tasks
 from tests.models.tiny import noisy, tiny
@@ -161,7 +163,19 @@ def test_a_demonstration_changes_what_is_read_and_too_many_are_left_out(gpt, fol
     found = evaluate(small, "piqa", folder, Protocol(shots=2, limit=2))
     assert found["demonstrations_dropped"] > 0
     assert found["prompts_cut"] == 1
-    assert found["metrics"]["accuracy"] >= 0
+
+
+def test_what_a_task_says_once_stands_before_all_demonstrations():
+    task, tokenizer = TASKS["reversed_words"], tiny_tokenizer("byte_bpe")
+    rows = [{"context": f"{word} =", "completion": word[::-1]} for word in ("god", "tac", "gip")]
+    cfg = tiny("gpt2", vocab_size=tokenizer.vocab_size, max_position_embeddings=200)
+    trial = Trial(LanguageModel(cfg, ("clm",), {}, tokenizer), task, Protocol(), rows, [])
+    for shots, shown in ((rows[:2], "god = dog\ntac = cat\n"), ([], "")):
+        (found,) = fitted(trial, shots, task.options(rows[2]))
+        wanted = f"Please unscramble the letters into a word, and write that word:\n{shown}gip ="
+        assert tokenizer.decode(found.context) == wanted
+    (cloze,) = fitted(replace(trial, task=TASKS["lambada_cloze"]), [], [("An old ____. ->", " dog")])
+    assert tokenizer.decode(cloze.context) == "Fill in blank:\n\nAn old ____. ->"
 
 
 def test_demonstrations_are_left_out_one_at_a_time():
@@ -180,11 +194,12 @@ def test_demonstrations_are_left_out_one_at_a_time():
 
 def test_generated_answers(gpt, folder, monkeypatch):
     """Greedy text of a model that always says the same: its first line is measured."""
-    prompts = []
+    prompts, new = [], []
 
     def say(cfg, params, rows, sampling, *, eos_id, seed):
         prompts.extend(gpt.tokenizer.decode(row) for row in rows)
-        assert (sampling.temperature, sampling.max_new_tokens, len(rows)) == (0, 16, 3)
+        new.append(sampling.max_new_tokens)
+        assert (sampling.temperature, len(rows)) == (0, 3)
         return [gpt.tokenizer.encode(" a dog!\nQuestion: Who")] * len(rows)
 
     monkeypatch.setattr("lmjax.evals.evaluate.generate", say)
@@ -193,6 +208,14 @@ def test_generated_answers(gpt, folder, monkeypatch):
     prompts.clear()
     evaluate(gpt, "triviaqa", folder, Protocol(shots=1, batch_size=3))
     assert prompts[0] == "Question: Who ran?\nAnswer: Postman\n\nQuestion: Who barked?\nAnswer:"
+    prompts.clear()
+    evaluate(gpt, "flores_en_de", folder, Protocol(batch_size=3, limit=1))
+    evaluate(gpt, "flores_en_de", folder, Protocol(batch_size=3, limit=1, shots=1))
+    assert prompts[::3] == [
+        "Q: What is the German translation of A dog barks. A:",
+        "A man runs. = Ein Mann läuft.\nA dog barks. =",
+    ]
+    assert new == [16, 16, 64, 64]
 
 
 def test_text_behind_the_first_line_end_is_no_answer():
@@ -237,9 +260,18 @@ def test_summaries_keep_the_cue_of_a_prompt_that_is_cut(folder, monkeypatch):
     assert text.endswith("\nTL;DR:")
 
 
-def test_text_is_really_generated(gpt, folder):
-    found = evaluate(gpt, "add_2_digits", folder, Protocol(shots=1, limit=2, batch_size=2))
-    assert found["metrics"] == {"exact_match": 0.0}
+def test_text_is_really_generated(gpt, folder, monkeypatch):
+    """An answer that the model gives is one that counts."""
+    (row,) = rows_of(TASKS["add_2_digits"], folder, TASKS["add_2_digits"].files, 1)
+    prompt = gpt.tokenizer.encode(row["context"])
+    (said,) = generate(gpt.config, gpt.params, [prompt], Sampling(16, temperature=0), eos_id=gpt.tokenizer.eos_id)
+    answer = first_line(gpt.tokenizer.decode(said))
+    assert answer
+    for wanted, share in ((answer, 1.0), (f"{answer} or not", 0.0)):
+        told = replace(TASKS["add_2_digits"], target=f" {wanted}")
+        monkeypatch.setitem(TASKS, "add_2_digits", told)
+        found = evaluate(gpt, "add_2_digits", folder, Protocol(limit=1, batch_size=1))
+        assert found["metrics"] == {"exact_match": share}
 
 
 def test_a_model_that_translates(folder, monkeypatch):
@@ -259,8 +291,14 @@ def test_a_model_that_translates(folder, monkeypatch):
 
 
 def test_an_encoder_chooses(bert, folder):
+    """The sentence whose tokens, masked in turn, are likelier."""
+    pairs = [row["sentences"] for row in rows_of(TASKS["blimp"], folder, TASKS["blimp"].files, 2)]
+    totals = [
+        [score(bert, [Request((), bert.tokenizer.encode(text))])[0].log_probabilities.sum() for text in pair]
+        for pair in pairs
+    ]
     found = evaluate(bert, "blimp", folder, Protocol(limit=2))
-    assert found["metrics"]["chance"] == 0.5
+    assert found["metrics"] == {"accuracy": np.mean([good > bad for good, bad in totals]), "chance": 0.5}
     assert found["examples"] == 2
 
 

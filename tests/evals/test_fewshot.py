@@ -66,6 +66,15 @@ def test_prompts(name, folder):
     assert task.demonstration(rows[0]) == "".join(options[answer if task.choices else 0])
 
 
+def test_without_a_demonstration_a_translation_names_its_language():
+    """The caption of Brown et al.'s figure G.36."""
+    row = {"source": "A dog barks.", "target": "Ein Hund."}
+    for name, language in (("flores_en_de", "German"), ("multi30k_en_fr", "French"), ("flores_en_zh", "Chinese")):
+        (option,) = TASKS[name].zero_shot().options(row)
+        assert option == (f"Q: What is the {language} translation of A dog barks. A:", " Ein Hund.")
+    assert TASKS["piqa"].zero_shot() == TASKS["piqa"]
+
+
 def test_minimal_pairs_come_from_each_paradigm_in_turn(folder):
     """And a short paradigm ends none of the others."""
     wanted = ["The dog ran.", "A bank is here.", "Dogs run.", "Banks are here."]
@@ -108,6 +117,7 @@ BROKEN = [
     ("lambada", {"contxt": "x", "continuation": "y"}, r"line 2: no column 'context'; did you mean 'contxt'"),
     ("cnn_dailymail", {"prompt": "x"}, r"line 2: no column 'article'"),
     ("nq", {"question": "who", "answer": []}, r"line 2: column 'answer' is empty"),
+    ("nq", {"question": "who", "answer": ["x", 1984]}, r"line 2: column 'answer' holds 1984, which is no text"),
 ]
 
 
