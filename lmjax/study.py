@@ -25,17 +25,20 @@ def study(cfg: FinetuneConfig) -> None:
     DIRECTORY/study.json and the screen.
 
     Raises:
-      UserError: an entry of the grid that is not FIELD=VALUE,VALUE,... ; a result of another recipe; and what a run
-        raises.
+      UserError: an entry of the grid that is not FIELD=VALUE,VALUE,... , or has a value that its field does not take; a
+        result of another recipe; and what a run raises.
     """
     if not cfg.seeds and not cfg.grid:
         finetune(cfg)
         return
     directory, found = epath.Path(cfg.directory), {}
-    for settings in _combinations(cfg.grid):
+    combinations = {  # all of them first: a value that is none ends the command before anything is trained
+        settings: [one_run(cfg, settings, seed) for seed in cfg.seeds or (cfg.seed,)]
+        for settings in _combinations(cfg.grid)
+    }
+    for settings, planned in combinations.items():
         runs = {}
-        for seed in cfg.seeds or (cfg.seed,):
-            run = one_run(cfg, settings, seed)
+        for run in planned:
             path = epath.Path(run.directory)
             result = on_first_process(partial(_result, path))
             if result:
@@ -109,4 +112,7 @@ def _combinations(grid: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 def _argument(setting: str) -> list[str]:
     name, _, value = setting.partition("=")
-    return [f"--{name.replace('_', '-')}", value]
+    path, dot, field = name.replace("_", "-").rpartition(".")
+    if value in ("True", "False"):  # a switch, --path.field or --path.no-field
+        return [f"--{path}{dot}{'' if value == 'True' else 'no-'}{field}"]
+    return [f"--{path}{dot}{field}", value]

@@ -103,6 +103,10 @@ def test_a_study_goes_on_where_it_stopped(
     assert [one["figures"]["f1"]["values"] for one in found.values()] == [[0.25, 0.5], [0.5, 0.75]]
     assert [run for one in found.values() for run in one["runs"]] == names
     assert "optim.peak_lr=0.5   " in capsys.readouterr().out
+    for entry in ("batch_size=16,0", "optim.peak_lr=0.75,-1"):  # before anything is trained
+        with pytest.raises(UserError, match=r"must be positive|peak_lr"):
+            study(replace(cfg, grid=(entry,)))
+    assert len(done) == 5
     shutil.copytree(recipe.init_from, tmp_path / "other")
     with pytest.raises(UserError, match=r"seed=0 holds a run of another config: init_from .*; choose another"):
         study(replace(cfg, init_from=str(tmp_path / "other")))
@@ -161,6 +165,9 @@ def test_a_grid_sets_fields_by_name(recipe: FinetuneConfig) -> None:
     run = one_run(recipe, ("optim.peak_lr=3e-5", "batch_size=16"), 7)
     assert (run.optim.peak_lr, run.batch_size, run.seed, run.seeds, run.grid) == (3e-5, 16, 7, (), ())
     assert Path(run.directory).name == "optim.peak_lr=3e-5_batch_size=16_seed=7"
+    for value in (True, False):
+        switched = one_run(recipe, (f"task.features.layer_norm={value}",), 0)
+        assert switched.task.features.layer_norm is value
     with pytest.raises(UserError, match="grid entry 'peak_lr' is not FIELD=VALUE"):
         study(replace(recipe, grid=("peak_lr",)))
 

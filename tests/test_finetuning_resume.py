@@ -12,9 +12,11 @@ from etils import epath
 from safetensors.numpy import load_file
 
 from lmjax.finetuning import FinetuneConfig, resolve, write_results
-from lmjax.interop import load
+from lmjax.interop import LanguageModel, load
 from lmjax.predictions import predict_file
+from lmjax.run import RunConfig
 from lmjax.tasks.choice import ChoiceConfig
+from lmjax.tasks.classification import ClassificationConfig
 from lmjax.tasks.spans import SpanConfig
 from lmjax.tasks.tagging import TaggingConfig
 from lmjax.tasks.task import FilesConfig
@@ -23,7 +25,9 @@ from lmjax.train.checkpoint import find, read_arrays
 from lmjax.train.loop import is_over, train
 from lmjax.verify import fingerprint
 from tests.end_to_end import tiny
-from tests.tiny_runs import on_one_device
+from tests.models.tiny import noisy
+from tests.models.tiny import tiny as tiny_model
+from tests.tiny_runs import on_one_device, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,36 @@ def tagged(folder: Path, lines: list[str]) -> FilesConfig:
     return TaggingConfig(data="conll2003", folder=str(folder))
 
 
+def alike(folder: Path, lines: list[str]) -> FilesConfig:
+    for split, first, count in (("train", 0, 16), ("dev", 20, 6)):
+        rows = [f"{i % 2}\t{i}\t{i}\t{lines[first + i]}\t{lines[first + i + i % 2]}\n" for i in range(count)]
+        (folder / f"{split}.tsv").write_text("Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n" + "".join(rows))
+    return ClassificationConfig(data="mrpc", folder=str(folder), train="train.tsv", heldout="dev.tsv")
+
+
+def lines_of(recipe: FinetuneConfig) -> list[str]:
+    return [line for line in Path(recipe.task.folder, "text0.txt").read_text().split("\n") if line]  # type: ignore[attr-defined]
+
+
+def untouched_and_stopped(run: RunConfig, folder: Path) -> tuple[list[RunConfig], dict[str, float], dict[str, str]]:
+    """Two runs that end alike, their figures, and the files that they write."""
+    run = replace(run, stages=(replace(run.stages[0], until_step=4),), evaluation=replace(run.evaluation, every=2))
+    runs = [replace(run, directory=str(folder / name)) for name in ("untouched", "stopped")]
+    program, written, figures = assemble(run), [], {}
+    assert is_over(runs[0], train(runs[0], program))
+    assert not is_over(runs[1], train(replace(runs[1], stop_at=3), program))  # behind what is kept on the way
+    assert is_over(runs[1], train(runs[1], program))
+    assert fingerprint(runs[0].directory) == fingerprint(runs[1].directory)
+    assert fingerprint(runs[0].directory).step == 4
+    for one in runs:
+        figures = write_results(one, program)
+        assert np.isfinite([*figures.values()]).all()
+        files = [Path(one.directory) / "result.json", *(Path(one.directory) / "predictions/heldout").iterdir()]
+        written.append({file.name: file.read_text() for file in files})
+    assert written[0] == written[1]
+    return runs, figures, written[0]
+
+
 UNSEEN = {  # a split, and its file
     questions: ("test", "test-v2.0.json"),
     endings: ("heldout", "dev.tsv"),
@@ -91,32 +125,15 @@ def test_a_run_that_was_stopped_goes_on(
 ) -> None:
     """And both are models with the task's layer, which transformers' classes have too."""
     on_one_device(monkeypatch)
-    lines = [line for line in Path(recipe.task.folder, "text0.txt").read_text().split("\n") if line]  # type: ignore[attr-defined]
-    cfg = replace(recipe, task=kind(tmp_path, lines), stores=str(tmp_path / "stores"))
+    cfg = replace(recipe, task=kind(tmp_path, lines_of(recipe)), stores=str(tmp_path / "stores"))
     run = resolve(cfg)
     assert ("1 of 8 answers are not at their offset" in capsys.readouterr().out) == (kind is questions)
-    run = replace(run, stages=(replace(run.stages[0], until_step=4),), evaluation=replace(run.evaluation, every=2))
-    runs = [replace(run, directory=str(tmp_path / name)) for name in ("untouched", "stopped")]
-    program = assemble(run)
-    assert is_over(runs[0], train(runs[0], program))
-    assert not is_over(runs[1], train(replace(runs[1], stop_at=3), program))  # behind what is kept on the way
-    assert is_over(runs[1], train(runs[1], program))
+    runs, figures, written = untouched_and_stopped(run, tmp_path)
     assert "resumes at step 3 of 4" in capsys.readouterr().err
-    assert fingerprint(runs[0].directory) == fingerprint(runs[1].directory)
-    assert fingerprint(runs[0].directory).step == 4
-    written = []
-    for one in runs:
-        figures = write_results(one, program)
-        assert np.isfinite([*figures.values()]).all()
-        folder = epath.Path(one.directory)
-        found = [folder / "result.json", *(folder / "predictions/heldout").iterdir()]
-        written.append({file.name: file.read_text() for file in found})
-    assert written[0] == written[1]
-    assert set(written[0]) == {"result.json", *files}
+    assert set(written) == {"result.json", *files}
     if kind is questions:  # where the answers are not told, the odds of the held-out questions decide
-        given, odds = (
-            json.loads((folder / f"predictions/test/{x}.json").read_text()) for x in ("predictions", "null_odds")
-        )
+        told = Path(runs[1].directory) / "predictions/test"
+        given, odds = (json.loads((told / f"{x}.json").read_text()) for x in ("predictions", "null_odds"))
         assert {name: not text for name, text in given.items()} == {
             name: odd > figures["null_threshold"] for name, odd in odds.items()
         }
@@ -127,3 +144,30 @@ def test_a_run_that_was_stopped_goes_on(
     load(runs[0].directory).save_hf(tmp_path / "hf")
     tensors, trained = load_file(tmp_path / "hf/model.safetensors"), read_arrays(find(epath.Path(runs[0].directory)))
     np.testing.assert_array_equal(tensors[f"{layer}.weight"].T, trained[f"params/{layer}/kernel"])
+
+
+def test_a_decoder_that_was_stopped_goes_on(
+    recipe: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On texts in both orders, with three new tokens and the language-model loss beside."""
+    on_one_device(monkeypatch)
+    tokenizer = tiny_tokenizer("byte_bpe")
+    model = tiny_model("gpt2", vocab_size=tokenizer.vocab_size, max_position_embeddings=24)
+    LanguageModel(model, ("clm",), noisy(model, ("clm",)), tokenizer).save_hf(tmp_path / "gpt2")
+    task = alike(tmp_path, lines_of(recipe))
+    cfg = replace(recipe, init_from=str(tmp_path / "gpt2"), task=task, stores=str(tmp_path / "stores"))
+    runs, figures, written = untouched_and_stopped(resolve(cfg), tmp_path)
+    assert {"f1", "accuracy"} <= set(figures)
+    assert predict_file(runs[0].directory, tmp_path / "dev.tsv") == {"MRPC.tsv": written["MRPC.tsv"]}
+
+
+def test_a_tagger_on_a_frozen_elmo_goes_on(
+    recipe: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_one_device(monkeypatch)
+    elmo = tiny.features(Path(recipe.task.folder))  # type: ignore[attr-defined]
+    task = replace(tagged(tmp_path, lines_of(recipe)), features=elmo.task.features)
+    runs, _, written = untouched_and_stopped(
+        resolve(replace(elmo, task=task, dropout=None, stores=str(tmp_path / "stores"))), tmp_path
+    )
+    assert predict_file(runs[0].directory, tmp_path / "eng.testa") == {"predictions.txt": written["predictions.txt"]}

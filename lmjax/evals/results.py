@@ -18,6 +18,7 @@ from lmjax.config import from_json, to_json
 from lmjax.errors import UserError
 from lmjax.models import MODELS, architecture_of, preset
 from lmjax.models.architecture import ModelConfig, num_params
+from lmjax.models.features import FeatureConfig
 from lmjax.tasks import make_task
 from lmjax.tasks.task import FilesConfig
 from lmjax.train.environment import environment, hardware_of
@@ -49,7 +50,7 @@ class Published:
 class Measured:
     """One figure measured here, once for each seed; on held-out rows, or on the split that the metric's name begins
     with. `name`: what the model is, in the table; `shape`: width, layers and inner width; `setting`: as of a paper's
-    figure, or "from scratch"."""
+    figure, or "from scratch"; `detail`: what else it depends on, and papers may have otherwise."""
 
     name: str
     family: str
@@ -61,6 +62,7 @@ class Measured:
     values: tuple[float, ...]
     hardware: str
     rows: int = 0
+    detail: str = ""
 
 
 def published() -> list[Published]:
@@ -85,6 +87,10 @@ def measure(path: epath.PathLike) -> list[Measured]:
     if path.is_file():
         return _evaluated(path)
     study, result = path / "study.json", path / "result.json"
+    if study.is_file() and result.is_file():
+        raise UserError(
+            f"{path} holds a study and a run of its own; delete the {study.name} or {result.name} not meant"
+        )
     if study.is_file():
         combinations = json.loads(study.read_text())
         best = max(combinations.values(), key=_median)
@@ -100,10 +106,13 @@ def measure(path: epath.PathLike) -> list[Measured]:
     setting = "from scratch" if drawn else "fine-tuned"
     if task_cfg.features.frozen:
         setting = f"features {task_cfg.features.layers}{', from scratch' if drawn else ''}"
+    detail = detail_of(task_cfg.features)
     named, stored = _model(model, task.heads_of(architecture_of(model))), run / "environment.json"
     hardware = hardware_of(json.loads(stored.read_text()) if stored.is_file() else environment())
     return [
-        Measured(*named, task.supervised.name, metric, setting, scaled(metric, values), hardware, task_cfg.limit)
+        Measured(
+            *named, task.supervised.name, metric, setting, scaled(metric, values), hardware, task_cfg.limit, detail
+        )
         for metric, values in figures.items()
     ]
 
@@ -189,7 +198,14 @@ def spread(one: Measured) -> str:
 
 
 def _put(one: Measured) -> str:
-    return f"{one.setting} on {one.rows} rows" if one.rows else one.setting
+    put = ", ".join(filter(None, (one.setting, one.detail)))
+    return f"{put} on {one.rows} rows" if one.rows else put
+
+
+def detail_of(features: FeatureConfig) -> str:
+    """What learns from frozen features, where it is more than the task's own layer."""
+    parts = ["layer norm"] * features.layer_norm + [f"biLSTM {'-'.join(map(str, features.lstm))}"] * bool(features.lstm)
+    return ", ".join(parts)
 
 
 def _evaluated(path: epath.Path) -> list[Measured]:
@@ -199,12 +215,14 @@ def _evaluated(path: epath.Path) -> list[Measured]:
         changed = [f"{name} {protocol[name]}" for name in ("limit", "rule") if protocol[name]]
         setting = {0: "zero-shot", 1: "one-shot"}.get(protocol["shots"], "few-shot")
         hardware, source = hardware_of(data["environment"]), data["model"]
+        K, beams, stride = (protocol[name] for name in ("shots", "beams", "stride"))
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is not what evaluate --out writes") from None
     model, _ = describe_saved(source)
     setting = ", ".join([setting, *changed])  # a part of the rows, or another rule, has no paper beside it
+    detail = ", ".join([f"K={K}"] * (K > 1) + [f"{beams} beams"] * bool(beams) + [f"stride {stride}"] * bool(stride))
     return [
-        Measured(*_model(model, ()), task, metric, setting, scaled(metric, [value]), hardware)
+        Measured(*_model(model, ()), task, metric, setting, scaled(metric, [value]), hardware, detail=detail)
         for task, one in tasks.items()
         for metric, value in one["metrics"].items()
         if isinstance(value, float)
@@ -240,4 +258,4 @@ def scaled(metric: str, values: Sequence[float]) -> tuple[float, ...]:
 
 
 def _key(one: Measured) -> tuple[str, ...]:
-    return one.task, one.metric, one.name, one.setting
+    return one.task, one.metric, one.name, one.setting, one.detail

@@ -1,14 +1,16 @@
 """The recipes of fine-tuning: each is loaded and finds its files; the commands that its docstring and the page name are
 ones that parse."""
 
+import functools
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lmjax import commands
 from lmjax.config import load_config, override
 from lmjax.finetuning import FinetuneConfig
 from lmjax.study import one_run
@@ -51,6 +53,27 @@ def test_commands_of_the_page_parse() -> None:
         recipe = override(load_config(str(ROOT / config), FinetuneConfig), arguments, "")
         assert recipe.init_from
         check_grid(recipe, recipe.grid)
+
+
+def noted(verb: Callable[..., None], called: list[str]) -> Callable[..., None]:
+    """With the signature of `verb`, and nothing done."""
+
+    @functools.wraps(verb)
+    def note(*_: Any, **__: Any) -> None:
+        called.append(verb.__name__)
+
+    return note
+
+
+def test_commands_of_the_page_about_evaluation_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every verb and option is one that there is."""
+    page = (ROOT / "docs/evaluation.md").read_text().replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in page.split("\n") if line.startswith("python -m lmjax ")]
+    called: list[str] = []
+    for _, _, _, verb, *arguments in lines:
+        monkeypatch.setitem(commands.VERBS, verb, noted(commands.VERBS[verb], called))
+        commands.run([verb, *arguments])
+    assert len(called) == len(lines) > 8
 
 
 @pytest.mark.parametrize("name", sorted({path.stem for path in (CONFIGS / "finetune").glob("*.py")} - NOT_HERE))

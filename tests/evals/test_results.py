@@ -127,7 +127,7 @@ def test_an_evaluation(tmp_path: Path) -> None:
     tasks = {"lambada": {"metrics": {"accuracy": 0.25, "perplexity": 40.5}}, "nq": {"metrics": {"exact_match": 0.0}}}
 
     def measured_by(**protocol: Any) -> list[Measured]:
-        protocol = {"shots": 0, "limit": 0, "rule": None, **protocol}
+        protocol = {"shots": 0, "limit": 0, "rule": None, "beams": 0, "stride": 0, **protocol}
         found = {"model": str(tmp_path / "gpt2"), "protocol": protocol, "environment": ENVIRONMENT, "tasks": tasks}
         (tmp_path / "out.json").write_text(json.dumps(found))
         return measure(tmp_path / "out.json")
@@ -137,6 +137,9 @@ def test_an_evaluation(tmp_path: Path) -> None:
     assert {p.value for p in peers(perplexity)} >= {35.13, 8.63, 18.6, 3.0}
     part = measured_by(limit=5, rule="per_byte")[0]
     assert (part.setting, peers(part)) == ("zero-shot, limit 5, rule per_byte", [])
+    few = measured_by(shots=8, beams=4, stride=256)[0]
+    assert (accuracy.detail, few.setting, few.detail) == ("", "few-shot", "K=8, 4 beams, stride 256")
+    assert comparison([few]).startswith("lambada accuracy: 25.00 (1 seed)  few-shot, K=8, 4 beams, stride 256, gpt2 of")
 
 
 def test_recorded_figures_become_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
