@@ -34,7 +34,10 @@ from lmjax.run import RunConfig
 from lmjax.study import study
 
 ROOT = Path(__file__).parents[2]
-SENTENCE = "If A is caught taking B's money, he will be beaten"
+SENTENCES = {
+    "bert": "If A is caught taking B's money, he will be beaten",
+    "ernie_entity": "如果A拿B的钱被发现，他就会被打",
+}
 STOPPED = "stopped on the way; the same command goes on"
 Job = Callable[[], None]
 
@@ -57,8 +60,8 @@ def jobs(root: Path, folder: Path, seeds: int, only: str = "") -> Iterator[Job]:
                 begun = any(Path(cell.recipe.init_from).is_relative_to(cfg.directory) for cell in wanting)
                 if begun and not results.is_pretrained(root, cfg):
                     yield partial(pretraining, root, cfg)
-            if part == "bert":
-                yield from looks(root)
+                if Path(cfg.directory).name in SENTENCES:
+                    yield from looks(root, cfg)
             yield from (partial(finetuning, root, cell, number) for cell in wanting)
 
 
@@ -71,6 +74,8 @@ def run_side_by_side(root: Path, folder: Path, seeds: int, write: Job) -> None:
                                    "--directory", str(root)]
             for part in wanting
         }  # fmt: skip
+        if not commands and number == seeds:
+            print(f"all is known: {folder / 'results.json'}; move it away to run the study anew", flush=True)
         if commands:
             print(f"seeds 0 to {number - 1}: {', '.join(map(str, commands))}", flush=True)
         if any(side_by_side(commands, write)):
@@ -91,17 +96,18 @@ def finetuning(root: Path, cell: Cell, seeds: int) -> None:
         sys.exit(STOPPED)
 
 
-def looks(root: Path) -> Iterator[Job]:
-    """What each layer of the pretrained BERT knows, and where it looks in a sentence; nothing where it is not here."""
-    bert = recipes.pretrained_bert(root)
-    if not results.is_pretrained(root, bert):
+def looks(root: Path, cfg: RunConfig) -> Iterator[Job]:
+    """Where a pretrained model looks in its sentence, and what each layer of the BERT knows; nothing where it is not
+    here."""
+    if not results.is_pretrained(root, cfg):
         return
-    layers, attention = (f"{bert.directory}/looks/{name}" for name in ("layers", "attention"))
+    name = Path(cfg.directory).name
+    layers, attention = (f"{cfg.directory}/looks/{what}" for what in ("layers", "attention"))
     probed = Path(layers) / "results.json"
-    if not probed.exists() or len(json.loads(probed.read_text())["tasks"]) < len(PROBES):
-        yield lambda: commands.probe(bert.directory, limit=2000, data=data_folder(), out=layers)
+    if name == "bert" and (not probed.exists() or len(json.loads(probed.read_text())["tasks"]) < len(PROBES)):
+        yield lambda: commands.probe(cfg.directory, limit=2000, data=data_folder(), out=layers)
     if not Path(attention).exists():
-        yield lambda: commands.attention(bert.directory, text=SENTENCE, out=attention)
+        yield lambda: commands.attention(cfg.directory, text=SENTENCES[name], out=attention)
 
 
 def record(root: Path, folder: Path) -> None:

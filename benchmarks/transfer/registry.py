@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.transfer import recipes
 from benchmarks.transfer.recipes import Cell
 from benchmarks.transfer.results import digest, known
-from lmjax.evals.results import Measured, peers, scaled, shape_of
+from lmjax.evals.results import Measured, detail_of, peers, scaled, shape_of
 from lmjax.finetuning import frame_of
 from lmjax.models import MODELS, architecture_of
 from lmjax.models.architecture import num_params
@@ -50,5 +50,6 @@ def figures_of(root: Path, cell: Cell, found: dict[str, Any]) -> list[Measured]:
         values=(),
         hardware=found["hardware"].partition(", jax")[0],
         rows=task_cfg.limit,  # type: ignore[attr-defined]
+        detail=detail_of(task_cfg.features),
     )
     return [replace(one, metric=name, values=scaled(name, values)) for name, values in found["figures"].items()]

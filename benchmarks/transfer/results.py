@@ -34,7 +34,13 @@ from lmjax.train.files import write_atomically
 BEGIN, END = "<!-- transfer: written by python -m benchmarks.transfer -->", "<!-- end of transfer -->"
 MARK = "recipe.txt"  # in a directory: the digest of the recipe that is run there
 Recipe = RunConfig | FinetuneConfig
-LOOKS = "looks/*"  # of the pretrained BERT, in its directory
+LOOKS = {  # pictures of pretrained models, and the names under which they are kept
+    "bert/looks/layers/layers.png": "layers.png",
+    "bert/looks/layers/results.json": "layers.json",
+    "bert/looks/attention/encoder.png": "encoder.png",
+    "bert/looks/attention/attention.html": "attention.html",
+    "ernie_entity/looks/attention/attention.html": "attention_zh.html",
+}
 COLOURS = ("tab:blue", "tab:orange", "tab:green")
 TITLES = {
     "transfer": "the same network, pretrained and not",
@@ -53,9 +59,9 @@ def write(root: Path, folder: Path, page: Path) -> None:
         gains(found["cells"]).savefig(folder / "transfer.png", dpi=120)
     if {"masked", "causal"} <= found["pretraining"].keys():
         masked_or_causal(found["cells"], found["pretraining"]).savefig(folder / "masked_or_causal.png", dpi=120)
-    for file in (root / "bert").glob(f"{LOOKS}/*"):
-        if file.name in ("layers.png", "encoder.png", "attention.html"):
-            shutil.copyfile(file, folder / file.name)
+    for file, name in LOOKS.items():
+        if (root / file).exists():
+            shutil.copyfile(root / file, folder / name)
 
 
 def known(root: Path, folder: Path) -> dict[str, Any]:

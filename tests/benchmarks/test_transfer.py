@@ -65,7 +65,7 @@ class Trained:
 
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("benchmarks.transfer.__main__.looks", lambda root: iter(()))
+    monkeypatch.setattr("benchmarks.transfer.__main__.looks", lambda root, cfg: iter(()))
     monkeypatch.setattr("lmjax.study.resolve", lambda cfg: cfg)  # there is no model to ask what a recipe means
     file = tmp_path / "page.md"
     file.write_text(f"# Before\n\n{results.BEGIN}\nold\n{results.END}\n\nAfter\n")
@@ -145,7 +145,8 @@ def test_what_papers_have_too_stands_beside_them_without_the_runs(
         ("ERNIE", "msra_ner", "fine-tuned"),
     }  # of these there are f1s
     (tagger,) = [one for name, one in found if name.startswith("ELMo")]
-    assert (tagger.rows, tagger.shape, tagger.hardware) == (2000, (64, 2, 256), "2 threads of Abacus")
+    assert (tagger.rows, tagger.shape, tagger.hardware) == (recipes.LIMIT, (64, 2, 256), "2 threads of Abacus")
+    assert tagger.detail == "layer norm, biLSTM 100"
     assert [len(one.values) for _, one in found] == [2] * len(found)
     assert all(value > 1 for _, one in found for value in one.values)  # per cent
 
@@ -176,12 +177,12 @@ def test_what_another_recipe_left_is_no_result(
         now = partial(recipes.pretrained_bert, steps=4000)
         monkeypatch.setattr(recipes, "pretrained_bert", now)
     else:
-        monkeypatch.setattr(recipes, "LIMIT", 100)
+        monkeypatch.setitem(recipes.EPOCHS, "squad2", 1.0)
     (tmp_path / "results/results.json").unlink()
     found = results.known(root, tmp_path / "results")
     assert ("bert" in found["pretraining"]) == (changed == "transfer_cells")
     kept = {one["row"] for one in found["cells"] if one["part"] == "transfer"}
-    assert kept == (set() if changed == "pretrained_bert" else {"squad2"})  # which has a limit of its own
+    assert kept == (set() if changed == "pretrained_bert" else {"sst2", "mrpc", "cola", "stsb", "conll2003"})
     with pytest.raises(UserError, match="holds what another recipe gave; remove it"):
         transfer.run(root, tmp_path / "results", 1, lambda: None)
 
