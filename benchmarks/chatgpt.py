@@ -46,8 +46,7 @@ def loosened(recipe: Recipe, coefficient: float) -> dict[str, Any]:
         align(replace(recipes.policy(replace(recipe, coefficient=coefficient)), directory=recipe.path(name)))
         if steps_of(recipe.path(name))[-1:] != [recipe.iterations]:
             sys.exit(STOPPED)
-        course = {str(step): f"{name}/checkpoints/{step}" for step in steps_of(recipe.path(name))}
-        measured = measure(recipe, course)
+        measured = measure(recipe, recipes.course(recipe, name))
         write_atomically(file, json.dumps({step: estimates(one) for step, one in measured.items()}))
     return json.loads(file.read_text())
 

@@ -42,8 +42,8 @@ def chat(lm: LanguageModel, sampling: Sampling, system: str = "", seed: int = 0)
             return
         if message == "/reset":
             turns = list(begin)
-        elif person and message == "/help":
-            print(HELP)
+        elif person and message.startswith("/"):
+            print(HELP if message == "/help" else f"no command {message.split()[0]}; {HELP}")
         elif message:
             asked, room = [*turns, Turn("user", message)], lm.longest - sampling.max_new_tokens
             try:
@@ -53,6 +53,8 @@ def chat(lm: LanguageModel, sampling: Sampling, system: str = "", seed: int = 0)
                     raise
                 print(f"lmjax: {error}", file=sys.stderr)
                 continue
+            if person and len(turns) < len(asked):
+                print(f"({len(asked) - len(turns)} older turns do not fit, and are left out from now on)")
             turns.append(Turn("assistant", _say(answer(lm, turns, sampling, seed + count), person)))
             count += 1
 

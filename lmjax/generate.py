@@ -124,15 +124,17 @@ def continue_rows(
     tokens_BP: Array,
     segment_ids_BP: Array,
     key: Array,
+    numbers_B: Array | None = None,
 ) -> tuple[Array, Array]:
     """The new tokens of rows that stand flush right, int32 [B, N], with `eos_id` from a row's end on (-1 = none); and
     the log-probabilities that they were drawn with, float32 [B, N], of no meaning behind a row's end.
 
-    Row r of step n is drawn with a key of its own, folded from `key`, r and n.
+    Row r of step n is drawn with a key of its own, folded from `key`, r and n; `numbers_B`: the rows' r, where they are
+    not all that there are.
     """
     batch, width = tokens_BP.shape
     N = sampling.max_new_tokens
-    row_keys_B = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
+    row_keys_B = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch) if numbers_B is None else numbers_B)
 
     def choose(logits_BV: Array, step: Array | int, done_B: Array) -> tuple[Array, Array, Array]:
         keys_B = jax.vmap(lambda k: jax.random.fold_in(k, step))(row_keys_B)

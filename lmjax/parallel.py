@@ -210,9 +210,10 @@ def global_batch(local: Mapping[str, np.ndarray], mesh: Mesh, micro_batched: boo
     return {k: jax.make_array_from_process_local_data(place(v), v) for k, v in local.items()}
 
 
-def check_rows(rows: int, mesh: Mesh) -> None:
-    """Raises UserError unless the mesh divides a micro-batch of `rows` rows."""
+def check_rows(rows: int, mesh: Mesh, what: str = "") -> None:
+    """Raises UserError unless the mesh divides so many rows: a micro-batch's, or the field `what`."""
     parts = math.prod(mesh.shape[a] for a in BATCH_AXES)
     if rows % parts:
-        mend = "change batch_size, micro_batches or mesh"
-        raise UserError(f"a micro-batch of {rows} rows is not divisible by data x fsdp = {parts}; {mend}")
+        name = f"{what} {rows}" if what else f"a micro-batch of {rows} rows"
+        mend = f"change {what or 'batch_size, micro_batches'} or mesh"
+        raise UserError(f"{name} is not divisible by data x fsdp = {parts}; {mend}")

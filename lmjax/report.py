@@ -124,8 +124,9 @@ def _charts(
         groups = next((line[kind] for line in train if kind in line), {})
         curves = {group: _curve(train, kind, group) for group in sorted(groups, key=lambda g: (g != "all", g))}
         charts.append(_chart(f"{_name(kind)} by group", curves, log=True))
-    kl, score = (_curve(train, name)[1] for name in ("kl", "score"))
-    if len(kl) == len(score):  # how much reward was bought with how much divergence
+    both = [line for line in train if None not in (line.get("kl"), line.get("score"))]
+    if both:  # how much reward was bought with how much divergence
+        kl, score = (_curve(both, name)[1] for name in ("kl", "score"))
         charts.append(_chart("score against KL", {"": (kl, score)}, x="KL of an answer to the reference (nats)"))
     charts.append(_chart("tokens per second", {"": _curve(train, "time", "tokens_per_second")}, floor=True))
     charts.append(_chart("data wait (share of the step)", {"": _curve(train, "time", "data_wait")}, floor=True))

@@ -107,6 +107,25 @@ def test_piped_lines_are_answered_with_their_history_each_from_its_seed(model, t
     assert talk("/reset", "A bank", arguments=("--system", "Be.")).out == f"{told}\n"
 
 
+def test_an_answer_ends_with_the_end_token(model, talk, monkeypatch):
+    """Whichever that is: here one that the model is about to say."""
+    lm = load(model)
+    prompt = prompt_tokens(lm.chat_template, lm.tokenizer, [Turn("user", "The dog")]).tolist()
+    (ids,) = generate(lm.config, lm.params, [prompt], Sampling(8), seed=0)
+    assert ids[5] not in ids[:5]
+    monkeypatch.setattr(
+        type(lm.tokenizer), "eos_id", property(lambda self: ids[5], lambda self, value: None), raising=False
+    )
+    assert talk("The dog").out == f"{lm.tokenizer.decode(ids[:5]).lstrip()}\n"
+
+
+def test_a_long_talk_goes_on_without_its_beginning(model, talk):
+    found = talk(*["dog " * 12] * 9, "/helo", person=True)
+    assert found.err == ""
+    assert found.out.count("2 older turns do not fit, and are left out from now on") > 3
+    assert "no command /helo; /help shows this" in found.out
+
+
 def test_a_person_may_stop_an_answer_and_leaves_cleanly(model, talk, monkeypatch):
     def interrupted(*arguments, **options):
         prompts.append(arguments[2])

@@ -9,8 +9,8 @@ Recipe:    KL coefficient 0.02, batches of 512 answers in 8 minibatches, one epo
            not reported (they swept 2.55e-6 to 2.55e-5); here policy and values share that of their values, and there
            is no moving average of the weights (theirs: 0.992). What they do not state: lambda and the clipping of
            values are Ziegler et al.'s, advantages are whitened as in trl
-Hardware:  one accelerator with 40 GB: 36 bytes a parameter, about 4.5 GB, 19 GB for the cache of 512 rollouts, and the
-           rest for activations (not measured)
+Hardware:  one accelerator with 40 GB: 36 bytes a parameter, about 4.5 GB; in a rollout of 128 answers at once 5 GB for
+           the cache and as much for the prompts' scores of attention; the rest for activations (not measured)
 Published: no figure for a model of this size
 Result:    not measured
 """
@@ -33,7 +33,7 @@ def config() -> PpoConfig:
         init_from="runs/alpaca_sft/best",
         reward_model="runs/chatgpt/reward",
         prompts=data_folder("hh_rlhf_harmless", "train.jsonl.gz"),
-        rollout=RolloutConfig(prompt_length=896, response_length=128),
+        rollout=RolloutConfig(prompt_length=896, response_length=128, rows=128),
         kl=KlConfig(coefficient=0.02),
         pretraining=PretrainingConfig(coefficient=27.8, data=(WeightedData(text),), rows=8, length=256),
         iterations=500,  # 256,000 answers

@@ -22,9 +22,9 @@ def config() -> FinetuneConfig:
     return FinetuneConfig(
         directory="runs/chatgpt/reward",
         task=RewardConfig(data="hh_rlhf", folder=data_folder("hh_rlhf_harmless"), heldout="dev"),
-        length=512,
+        length=1024,  # as long as ppo.py's prompts with their answers
         batch_size=64,
-        micro_batches=4,
+        micro_batches=8,
         epochs=1.0,
         warmup=0.0,
         evaluate_each=0.25,

@@ -7,8 +7,8 @@ Data:      the 800 posts of ../shared/data/tldr_judged
 Recipe:    Huang et al.'s: KL coefficient 0.05, temperature 0.7, answers of 53 tokens, -1 without an end, the score
            behind the end token, batches of 512 in four epochs, rate 3e-6 to zero; a network for values from the reward
            model. A tenth of their million answers, as there are few posts
-Hardware:  one accelerator with 24 GB: 36 bytes a parameter, about 4.5 GB, 11 GB for the cache of 512 rollouts, and the
-           rest for activations (not measured)
+Hardware:  one accelerator with 24 GB: 36 bytes a parameter, about 4.5 GB; in a rollout of 128 answers at once 3 GB for
+           the cache and 2 for the prompts' scores of attention; the rest for activations (not measured)
 Published: none for GPT-2 small; of their four runs of Pythia 1 billion two collapsed
 Result:    not measured
 """
@@ -27,7 +27,7 @@ def config() -> PpoConfig:
         init_from="runs/tldr_sft/best",
         reward_model="runs/chatgpt/tldr_reward",
         prompts=data_folder("tldr_judged", "train.csv"),
-        rollout=RolloutConfig(prompt_length=528, response_length=53, temperature=0.7),
+        rollout=RolloutConfig(prompt_length=528, response_length=53, temperature=0.7, rows=128),
         shaping=ShapingConfig(score_at="after_eos", variance="population"),
         kl=KlConfig(coefficient=0.05),
         iterations=200,

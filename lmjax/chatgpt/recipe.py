@@ -25,6 +25,7 @@ from lmjax.train.optim import OptimConfig
 
 PROMPT, ANSWER = 40, 12  # tokens at most
 CANDIDATES = 4  # answers to a prompt that are ranked
+OFTEN = CheckpointConfig(every=200, keep=1)  # half a minute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ def pretrained(recipe: Recipe) -> RunConfig:
         optim=OptimConfig(peak_lr=3e-3, warmup=recipe.steps // 20, b2=0.95, decay="cosine", end_factor=0.1),
         seed=recipe.seed,
         evaluation=EvalConfig(every=recipe.steps, rows=128),
-        checkpoint=CheckpointConfig(every=recipe.steps, keep=1),
+        checkpoint=OFTEN,
     )
 
 
@@ -111,6 +112,7 @@ def tuned(recipe: Recipe) -> FinetuneConfig:
         optim=OptimConfig(peak_lr=1e-3, b2=0.95, decay="cosine"),
         seed=recipe.seed,
         stores=recipe.path("stores"),
+        checkpoint=OFTEN,
     )
 
 
@@ -133,6 +135,7 @@ def judge(recipe: Recipe) -> FinetuneConfig:
         optim=OptimConfig(peak_lr=1.5e-3, b2=0.95, weight_decay=0.0, decay="cosine", end_factor=0.1),
         seed=recipe.seed,
         stores=recipe.path("stores"),
+        checkpoint=OFTEN,
     )
 
 
@@ -151,6 +154,16 @@ def policy(recipe: Recipe) -> PpoConfig:
         optim=OptimConfig(peak_lr=3e-4, warmup=5, eps=1e-5, weight_decay=0.0, clip_norm=1.0),
         frozen_dtype="float32",
         seed=recipe.seed,
-        checkpoint=CheckpointConfig(every=-(-recipe.iterations // 8), keep=8),
+        checkpoint=CheckpointConfig(every=_eighth(recipe), keep=1, keep_period=_eighth(recipe)),
         log=LogConfig(every=1),
     )
+
+
+def course(recipe: Recipe, name: str = "policy") -> dict[str, str]:
+    """The run's checkpoints by which PPO is followed, by iteration: those that a run has which nobody stopped."""
+    steps = [*range(_eighth(recipe), recipe.iterations, _eighth(recipe)), recipe.iterations]
+    return {str(step): f"{name}/checkpoints/{step}" for step in steps}
+
+
+def _eighth(recipe: Recipe) -> int:
+    return -(-recipe.iterations // 8)

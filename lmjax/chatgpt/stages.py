@@ -62,7 +62,7 @@ def chatgpt(recipe: Recipe) -> None:
         ),
         "4  PPO: be reinforced against the reward model": (
             lambda: align(goal),
-            lambda: _reported(root / "policy", recipe.iterations),
+            lambda: _reported(root / "policy", recipe.iterations) and (root / "policy/samples.json").exists(),
         ),
         "   the same questions to every stage": (
             lambda: write_results(recipe, root),
@@ -76,7 +76,8 @@ def chatgpt(recipe: Recipe) -> None:
             if not done():
                 return  # stopped on the way; the same command goes on
     print(f"\n{table(json.loads((root / 'results.json').read_text()))}\n\npicture: {root / 'results.png'}")
-    print(f"answers of all stages: {root / 'policy/report.html'}\ntalk to it: python -m lmjax chat {root / 'policy'}")
+    print(f"answers of all stages: {root / 'policy/report.html'}")
+    print(f"talk to it, each question by itself (/reset before the next): python -m lmjax chat {root / 'policy'}")
 
 
 def _reported(run: epath.Path, steps: int) -> bool:
@@ -127,7 +128,7 @@ def rewards_of(ranking: Ranking) -> list[float]:
 
 def write_results(recipe: Recipe, root: epath.Path) -> None:
     """The stages' answers in the policy's report, results.png, and then results.json, which says that all is done."""
-    course = {str(step): f"policy/checkpoints/{step}" for step in steps_of(root / "policy")}
+    course = recipes.course(recipe)
     measured = measure(recipe, {"pretrained": "pretrained", "tuned": "tuned/best", **course})
     measured["PPO"] = measured[str(recipe.iterations)]
     heldout = [rewards_of(one) for one in read_rankings(root / "world/choices_heldout.jsonl")]

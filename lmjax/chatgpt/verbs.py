@@ -13,6 +13,9 @@ def chatgpt(directory: str = "runs/chatgpt", seed: int = 0, coefficient: float =
     from lmjax.chatgpt.recipe import Recipe
     from lmjax.chatgpt.stages import chatgpt
     from lmjax.memory import keep_freed_memory
+    from lmjax.parallel import initialize_distributed
 
     keep_freed_memory()
-    chatgpt(Recipe(directory=directory, seed=seed, coefficient=coefficient, iterations=iterations))
+    recipe = Recipe(directory=directory, seed=seed, coefficient=coefficient, iterations=iterations)
+    initialize_distributed()  # a signal then ends a step with a checkpoint
+    chatgpt(recipe)

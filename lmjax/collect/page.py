@@ -36,7 +36,9 @@ the download is the whole file with them. Keys: arrows for the one before and th
 "use strict";
 const {name, digest, rows} = JSON.parse(document.getElementById("data").textContent);
 const key = "lmjax-rank " + digest;
-const kept = JSON.parse(localStorage.getItem(key) || "{}");  // row: chosen number of each answer, or null
+// A browser may refuse to keep anything of a page from a file.
+const storage = act => { try { return act(localStorage) } catch { return null } };
+const kept = JSON.parse(storage(s => s.getItem(key)) || "{}");  // row: chosen number of each answer, or null
 const chosen = rows.map((row, i) => kept[i] || row.ranks || row.answers.map(() => null));
 const done = i => chosen[i].every(rank => rank !== null);
 let at = Math.max(0, rows.findIndex((row, i) => !done(i)));
@@ -59,7 +61,7 @@ function button(parent, text, click, attributes = {}) {
 function choose(answer, rank) {
   chosen[at][answer] = chosen[at][answer] === rank ? null : rank;
   kept[at] = chosen[at];
-  localStorage.setItem(key, JSON.stringify(kept));
+  storage(s => s.setItem(key, JSON.stringify(kept)));
   draw();
 }
 
@@ -81,7 +83,10 @@ function draw() {
   button(tools, "\\u2190 before", () => go(-1));
   button(tools, "next \\u2192", () => go(1));
   button(tools, "download " + name, download);
-  element(tools, "span", `${at + 1} of ${rows.length}; ${rows.filter((_, i) => done(i)).length} ranked`);
+  const whole = rows.filter((_, i) => done(i)).length;
+  const begun = rows.filter((_, i) => !done(i) && chosen[i].some(Boolean)).length;
+  const half = begun ? `, ${begun} in part, whose ranks are not in the download` : "";
+  element(tools, "span", `${at + 1} of ${rows.length}; ${whole} ranked${half}`);
   for (const turn of row.turns) {
     const box = element(shown, "article", "", {class: "turn"});
     element(box, "p", turn.role);

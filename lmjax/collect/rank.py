@@ -39,18 +39,20 @@ def rank(file: epath.PathLike, ask: Callable[[str], str] = input, show: Callable
     todo = [number for number, row in enumerate(rows) if row.get("ranks") is None]
     show(f"{len(rows) - len(todo)} of {len(rows)} are ranked. The numbers of the answers, the best first:\n{HELP}")
     place = 0
-    while place < len(todo):
-        row = rows[todo[place]]
-        show(_shown(row, todo[place] + 1, len(rows)))
+    while todo:
+        left = todo[place:]
+        if left:
+            show(_shown(rows[left[0]], left[0] + 1, len(rows)))
         try:
-            said = ask("order> ").strip().lower()
+            said = ask("order> " if left else "that was the last one; b goes back, Enter ends> ").strip().lower()
         except EOFError:
             said = "q"
-        if said == "q":
+        if said == "q" or (not left and said != "b"):
             break
         if said in ("s", "b"):
             place = max(0, place + (1 if said == "s" else -1))
             continue
+        row = rows[left[0]]
         ranks = parse_order(said, len(row["answers"]))
         if isinstance(ranks, str):
             show(HELP if said == "?" else f"  {ranks}\n{HELP}")

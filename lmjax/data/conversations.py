@@ -17,7 +17,7 @@ from typing import Any
 from etils import epath
 
 from lmjax.data.chat_template import Role, Turn
-from lmjax.data.files import csv_rows, json_rows, read_lines
+from lmjax.data.files import check_encodable, csv_rows, json_rows, read_lines
 from lmjax.errors import UserError, did_you_mean
 
 Conversation = tuple[Turn, ...]
@@ -62,6 +62,7 @@ def rows_of(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise UserError(f"{path}, row {number}: not a JSON object")
+        check_encodable(row, f"{path}, row {number}")
         yield f"{path}, row {number}", row
 
 

@@ -70,7 +70,18 @@ def json_rows(path: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise UserError(f"{path}, line {number}: not JSON ({error.msg}, column {error.colno})") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: not a JSON object")
+        if "\\ud" in line.lower():
+            check_encodable(row, f"{path}, line {number}")
         yield number, row
+
+
+def check_encodable(row: Any, where: str) -> None:
+    r"""Raises UserError for half a character (\ud800), which JSON may spell and no text file can hold."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        raise UserError(f"{where}: {half!r} is half of a character (a lone surrogate); mend or drop it") from None
 
 
 def csv_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:

@@ -176,6 +176,10 @@ def ranking_of(row: Mapping[str, Any], where: str) -> Ranking:
         raise UserError(f'{where}: no "answers", a list of texts')
     if len(answers) < 2:
         raise UserError(f"{where}: fewer than two answers; there is nothing to compare")
+    roles = [turn["role"] for turn in turns]
+    if roles[-1] != "user" or "system" in roles[1:]:
+        found = ", ".join(roles)
+        raise UserError(f"{where}: its turns end with the user's, and only the first may be a system's; found {found}")
     counted = isinstance(ranks, list) and all(type(rank) is int and rank > 0 for rank in ranks)
     if ranks is not None and not (counted and len(ranks) == len(answers)):
         raise UserError(

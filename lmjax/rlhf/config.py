@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -17,7 +17,8 @@ from lmjax.data.schedule import Stage
 from lmjax.data.store import Store
 from lmjax.data.tokenizers import Tokenizer
 from lmjax.errors import UserError
-from lmjax.models.architecture import AttentionConfig, Dtype, ModelConfig
+from lmjax.models.architecture import AttentionConfig, Dtype, ModelConfig, Remat
+from lmjax.ops.attention import Implementation
 from lmjax.parallel import MeshConfig
 from lmjax.rlhf.advantages import KlConfig, ShapingConfig
 from lmjax.rlhf.rollout import RolloutConfig, prompt_rows
@@ -89,6 +90,7 @@ class PpoConfig:
       optim: warm-up and decay count iterations.
       frozen_dtype: of the reference's parameters, and of a reward model's.
       dtype: of the activations of policy, reference and values; None = as their models were trained.
+      attention, remat: of policy and values in the update. (Answers are drawn by the kernel that runs anywhere.)
     """
 
     directory: str = operational("runs/ppo")
@@ -116,6 +118,8 @@ class PpoConfig:
     optim: OptimConfig = OptimConfig(peak_lr=1e-5, eps=1e-5, weight_decay=0.0, clip_norm=0.0)
     frozen_dtype: Dtype = "bfloat16"
     dtype: Dtype | None = None
+    attention: Implementation = "xla"
+    remat: Remat = "none"
     seed: int = 0
     checkpoint: CheckpointConfig = operational(CheckpointConfig(every=100))
     log: LogConfig = operational(LogConfig(every=1))
@@ -128,6 +132,8 @@ class PpoConfig:
         if self.batch_size % (self.minibatches * self.micro_batches):
             cut = f"minibatches {self.minibatches} x micro_batches {self.micro_batches}"
             raise UserError(f"batch_size {self.batch_size} is not divisible by {cut}; change one of them")
+        if self.rollout.rows and self.batch_size % self.rollout.rows:
+            raise UserError(f"batch_size {self.batch_size} is not divisible by rollout.rows {self.rollout.rows}")
         if min(self.clip, self.value_clip) <= 0 or min(self.value_coefficient, self.stop_at_kl) < 0:
             raise UserError(
                 f"clip {self.clip} and value_clip {self.value_clip} are positive, value_coefficient "
@@ -185,9 +191,8 @@ def resolve(cfg: PpoConfig, with_function: bool) -> Resolved:
     pad_id = _padding(cfg.rollout, tokenizer, model.vocab_size)
     judge = _judge(cfg, tokenizer) if cfg.reward_model else None
     critic = judge if cfg.value == "network" else None
-    if cfg.dtype is not None:
-        model = dataclasses.replace(model, dtype=cfg.dtype)
-        critic = critic and dataclasses.replace(critic, dtype=cfg.dtype)
+    model = dataclasses.replace(model, **_plan(cfg, model))
+    critic = critic and dataclasses.replace(critic, **_plan(cfg, critic))
     prompts = _prompts(cfg, tokenizer)
     digests = Digests(
         init_from=digest_of_saved(cfg.init_from),
@@ -196,6 +201,12 @@ def resolve(cfg: PpoConfig, with_function: bool) -> Resolved:
     )
     cfg = dataclasses.replace(cfg, model=model, digests=digests)
     return Resolved(cfg, model, critic, tokenizer, tokenizer.eos_id, pad_id, prompts)
+
+
+def _plan(cfg: PpoConfig, model: ModelConfig) -> dict[str, Any]:
+    """What the config says of a model beyond its shape."""
+    plan = {"dtype": cfg.dtype or model.dtype, "remat": cfg.remat}
+    return plan | ({"attention": cfg.attention} if isinstance(model, AttentionConfig) else {})
 
 
 def _check_room(source: str, model: ModelConfig, cfg: RolloutConfig) -> None:

@@ -71,6 +71,7 @@ def assemble_ppo(
     """
     mesh = make_mesh(cfg.mesh)
     check_rows(cfg.micro_batch, mesh)
+    check_rows(cfg.rollout.rows, mesh, "rollout.rows")
     networks = make_networks(model, critic, _abstract_rows(cfg))
     tx = make_optimizer(cfg.optim)
     # The rate goes by iterations: "tokens" is the unit whose position the batch tells.

@@ -7,13 +7,16 @@ Letters: B rows, P prompt length, N tokens of an answer, L = P + N.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lmjax.errors import UserError
 from lmjax.generate import Sampling, continue_rows
 from lmjax.models.architecture import AttentionConfig, portable
+from lmjax.parallel import BATCH_AXES, constrain
 from lmjax.types import Array, Params
 
 
@@ -26,6 +29,7 @@ class RolloutConfig:
       response_length: tokens of an answer at most; it ends at its first end token.
       temperature: divides the logits, when answers are drawn and in all log-probabilities.
       truncate_after: end tokens among so many first ones do not count (Ziegler et al. 2019: 16 of 24).
+      rows: answers that are drawn at once, of all devices; what a cache takes goes by it (0 = all).
       pad_id: what stands behind an answer's end, and is never seen by the networks (None: the tokenizer's padding, or
         where it has none the first token that is not the end).
     """
@@ -34,11 +38,14 @@ class RolloutConfig:
     response_length: int = 64
     temperature: float = 1.0
     truncate_after: int = 0
+    rows: int = 0
     pad_id: int | None = None
 
     def __post_init__(self) -> None:
-        if min(self.prompt_length, self.response_length) < 1 or self.temperature <= 0 or self.truncate_after < 0:
-            raise UserError(f"{self}: lengths and temperature are positive, truncate_after is not negative")
+        if min(self.prompt_length, self.response_length) < 1 or self.temperature <= 0:
+            raise UserError(f"{self}: lengths and temperature are positive")
+        if min(self.truncate_after, self.rows) < 0:
+            raise UserError(f"{self}: truncate_after and rows are not negative")
         if self.truncate_after >= self.response_length:
             raise UserError(
                 f"truncate_after {self.truncate_after}: no end would count in answers of {self.response_length} tokens"
@@ -83,8 +90,14 @@ def roll_out(
     sampling = Sampling(cfg.response_length, cfg.temperature)
     # Where early ends do not count, drawing goes on behind them.
     end = jnp.int32(-1 if cfg.truncate_after else eos_id)
-    texts = prompts["tokens"], prompts["segment_ids"]
-    new_BN, log_probs_BN = continue_rows(portable(model), sampling, end, params, *texts, key)
+    draw = partial(continue_rows, portable(model), sampling, end, params)
+    rows = prompts["tokens"], prompts["segment_ids"], jnp.arange(len(prompts["tokens"]))
+    if cfg.rows:
+        cut = [constrain(x.reshape(-1, cfg.rows, *x.shape[1:]), None, BATCH_AXES) for x in rows]
+        found = jax.lax.map(lambda some: draw(*some[:2], key, some[2]), cut)
+    else:
+        found = draw(*rows[:2], key)
+    new_BN, log_probs_BN = (x.reshape(-1, cfg.response_length) for x in found)
     return answered(prompts, new_BN, eos_id, pad_id, cfg.truncate_after) | {"sampler_log_probs": log_probs_BN}
 
 

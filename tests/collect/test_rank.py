@@ -83,6 +83,14 @@ def test_one_may_step_back(file: Path) -> None:
     assert ranks(file)[1:3] == [[3, 2, 1], [2, 1]]
 
 
+def test_the_last_choice_too_may_be_taken_back(file: Path) -> None:
+    asked: list[str] = []
+    keys = typed("1 2 3", "1 2", "1 2 3", "b", "3 2 1", "")
+    rank(file, lambda prompt: asked.append(prompt) or keys(prompt), lambda line: None)
+    assert ranks(file)[1:] == [[1, 2, 3], [1, 2], [3, 2, 1]]
+    assert [prompt.startswith("that was the last one") for prompt in asked] == [False] * 3 + [True, False, True]
+
+
 def test_a_page_holds_the_texts_as_texts(file: Path, tmp_path: Path) -> None:
     page = tmp_path / "rank.html"
     write_page(file, page)

@@ -87,6 +87,8 @@ REFUSED: list[tuple[str, object, str]] = [
     ("rankings", {**RANKING, "reference": 3}, "line 2: \"reference\" is not the place of an answer, 0 to 2"),
     ("rankings", {**RANKING, "turns": "Hi"}, "line 2: no \"turns\""),
     ("rankings", {**RANKING, "turns": [{"role": "bot", "text": "Hi"}]}, "line 2: a turn has a \"role\""),
+    ("rankings", {**RANKING, "turns": [{"role": "assistant", "text": "a"}]}, "line 2: its turns end with the user's"),
+    ("rankings", {**RANKING, "turns": [{"role": "user", "text": "\ud800"}]}, "line 2: '.ud800' is half of a character"),
     ("rankings", {**RANKING, "turns": [{"role": "user", "text": "a", "input": 5}]}, "line 2: the \"input\" of a turn"),
     ("hh_rlhf", {"chosen": "Hi", "rejected": "Hi"}, "line 2: \"chosen\" is no dialogue"),
     ("hh_rlhf", {"chosen": f"{HUMAN}a{ASSISTANT}b"}, "line 2: \"rejected\" is no dialogue"),

@@ -122,17 +122,23 @@ def test_two_processes_killed_and_resumed_train_as_one(tmp_path: Path) -> None:
 
 
 def test_two_processes_reinforce(tmp_path: Path) -> None:
-    """By the command, against a reward model: each has its share of the answers, and the samples are of both."""
+    """By the command, against a reward model: each has its share of the prompts, and together they do what one does."""
     mdp.write_world(tmp_path)
     mdp.write_reward_model(tmp_path, tmp_path / "judge")
-    run = tmp_path / "run"
-    assert finish(tmp_path, run, 2, "run_finetune", PPO) == [0, 0], said(tmp_path)
-    (line,) = log_without_times(run)
+    (tmp_path / "prompts.jsonl").write_text("".join(f'{{"prompt": "{word}"}}\n' for word in mdp.WORDS[2:]))
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert finish(tmp_path, one, 1, "run_finetune", PPO) == [0], said(tmp_path)
+    assert finish(tmp_path, two, 2, "run_finetune", PPO) == [0, 0], said(tmp_path)
+    assert log_without_times(two) == log_without_times(one)
+    assert fingerprint(two) == fingerprint(one)
+    (line,) = log_without_times(two)
     assert line["first_log_ratio"] == 0
     assert line["sampler_difference"] < 1e-5
-    ((row,),) = [sample["rows"] for sample in json.loads((run / "samples.json").read_text())]
-    assert all(re.fullmatch(r"([\w</>]+ ?)*\n\[-?[\d.]+\]", cell) for cell in row[1:])
-    assert (run / "report.html").exists()
+    assert (two / "samples.json").read_text() == (one / "samples.json").read_text()
+    (samples,) = json.loads((two / "samples.json").read_text())
+    assert [row[0] for row in samples["rows"]] == list(mdp.WORDS[2:])
+    assert all(re.fullmatch(r"([\w</>]+ ?)*\n\[-?[\d.]+\]", cell) for row in samples["rows"] for cell in row[1:])
+    assert (two / "report.html").exists()
 
 
 def test_bad_input_ends_every_process_with_one_line(tmp_path: Path) -> None:

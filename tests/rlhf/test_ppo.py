@@ -163,6 +163,22 @@ def test_the_loop_draws_anew_at_each_iteration(halved):
     assert not np.array_equal(first, second)
 
 
+def test_the_loop_goes_through_the_prompts_in_passes(world):
+    """Of four prompts two iterations have half each, and not always the same halves."""
+    (world / "four.jsonl").write_text("".join(f'{{"prompt": "{word}"}}\n' for word in mdp.WORDS[2:]))
+    asked = []
+
+    def seen(tokens, is_response):
+        asked.append(np.asarray(tokens)[:, 0].tolist())
+        return mdp.reward(tokens, is_response)
+
+    cfg = short(world, "passes", prompts=str(world / "four.jsonl"))
+    train_ppo(replace(cfg, batch_size=2, minibatches=1, epochs=1, iterations=8), seen)
+    passes = [first + second for first, second in zip(asked[0:8:2], asked[1:8:2], strict=True)]
+    assert [sorted(one) for one in passes] == [[2, 3, 4, 5]] * 4
+    assert len({tuple(one) for one in passes}) > 1
+
+
 def test_what_is_drawn_follows_the_log_probabilities(world):
     """Frequencies of whole answers against exp of what the loss takes for their log-probability, at the temperature."""
     draws, params = 20_000, noisy(mdp.MODEL, ("clm",))
@@ -319,6 +335,7 @@ def test_scores_of_another_shape_are_refused():
         ({"stop_at_kl": -1.0}, "stop_at_kl -1.0"),
         ({"optim": OptimConfig(unit="tokens")}, "optim.unit tokens: the rate goes by iterations"),
         ({"seed": -1}, "seed -1 is negative"),
+        ({"rollout": RolloutConfig(1, 5, rows=100)}, "batch_size 256 is not divisible by rollout.rows 100"),
         ({"batch_size": 512, "kl": KlConfig(0.1, 6.0, 100)}, "kl.horizon 100 is so short .* raise it above 102.4"),
     ],
 )
@@ -327,11 +344,3 @@ def test_impossible_updates(world, changes, complaint):
         replace(mdp.config(world), **changes)
     with pytest.raises(UserError, match="rows 0"):
         PretrainingConfig(1.0, rows=0)
-
-
-@pytest.mark.parametrize(
-    "bad", [{"temperature": 0.0}, {"response_length": 0}, {"truncate_after": -1}, {"truncate_after": 64}]
-)
-def test_impossible_rollouts(bad):
-    with pytest.raises(UserError, match=next(iter(bad))):
-        RolloutConfig(**bad)

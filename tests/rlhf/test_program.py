@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lmjax.errors import UserError
 from lmjax.parallel import MeshConfig
 from lmjax.rlhf.advantages import KlConfig, ShapingConfig
 from lmjax.rlhf.config import PpoConfig, PretrainingConfig
@@ -227,6 +228,26 @@ def test_keys_go_on():
     assert not np.array_equal(drawn(found, 0), drawn(found, 0, seed=9))
 
 
+@pytest.mark.parametrize(("devices", "rows"), [(1, 4), (8, 0), (8, 4)])
+def test_answers_do_not_depend_on_how_many_are_drawn_at_once_nor_on_the_devices(devices: int, rows: int):
+    cfg = replace(CFG, rollout=replace(CFG.rollout, rows=rows))
+    found = program(replace(cfg, mesh=MeshConfig(2, 2, 2)) if devices > 1 else cfg, devices)
+    np.testing.assert_array_equal(drawn(found, 0), drawn(program(), 0))
+
+
+def test_each_iteration_cuts_its_minibatches_anew():
+    """The same experience, from the same parameters, at another iteration."""
+    found = program()
+    after = []
+    for number in (0, 0, 1):
+        with jax.set_mesh(found.mesh):
+            state = state_of(found).replace(step=jnp.int32(number))
+            after.append(jax.device_get(found.update(state, first()[0], TEXT, jnp.float32(0))[0].params))
+    assert_same(after[0], after[1], atol=0)
+    with pytest.raises(AssertionError):
+        assert_same(after[0], after[2], atol=1e-6)
+
+
 def test_answers_are_drawn_by_the_kernel_that_runs_anywhere():
     """Whatever the policy is trained by."""
     fused = tiny("gpt2", attention="cudnn")
@@ -311,3 +332,11 @@ def test_pretraining_text_adds_its_gradient_to_ppos():
     expected = jax.tree.map(lambda x: 0.5 * x, jax.grad(language_model_loss)(noisy(MODEL, ("clm",))))
     assert max(np.abs(x).max() for x in jax.tree.leaves(expected)) > 0.01
     jax.tree.map(lambda a, b, c: np.testing.assert_allclose(a - b, c, atol=1e-6), both, ppo, expected)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"temperature": 0.0}, {"response_length": 0}, {"truncate_after": -1}, {"truncate_after": 64}, {"rows": -1}]
+)
+def test_impossible_rollouts(bad):
+    with pytest.raises(UserError, match=next(iter(bad))):
+        RolloutConfig(**bad)
