@@ -3,7 +3,9 @@
 import contextlib
 import json
 import zipfile
+from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from benchmarks.transfer import __main__ as transfer
 from benchmarks.transfer import corpus, recipes, registry, results
 from lmjax.errors import UserError
+from lmjax.evals.results import measured, peers
 from lmjax.finetuning import FinetuneConfig
 from lmjax.run import RunConfig
 
@@ -149,6 +152,23 @@ def test_what_papers_have_too_stands_beside_them_without_the_runs(
     assert tagger.detail == "layer norm, biLSTM 100"
     assert [len(one.values) for _, one in found] == [2] * len(found)
     assert all(value > 1 for _, one in found for value in one.values)  # per cent
+
+
+def test_the_recorded_figures_are_of_the_recipes_here() -> None:
+    """All of the study, by three seeds a cell; and in README's table what its results say."""
+    root = Path("runs/transfer")
+    folder = Path(transfer.__file__).parents[2] / "benchmarks/results/transfer"
+    found = json.loads((folder / "results.json").read_text())
+    asked = {results.digest(root, cell.recipe) for cell in recipes.cells(root)}
+    seeds = {one["recipe"]: len(one["figures"][one["metric"]]) for one in found["cells"]}
+    assert seeds == dict.fromkeys(asked, 3)
+    assert {one["recipe"] for one in found["pretraining"].values()} == {
+        results.digest(root, cfg) for cfg in recipes.pretrainings(root)
+    }
+    figures = [replace(one, name=name) for name, some in registry.measured(root, folder) for one in some if peers(one)]
+    names = {name for columns in registry.RECORDED.values() for name in columns.values()}
+    by_key = attrgetter("name", "task", "metric")
+    assert sorted((one for one in measured() if one.name in names), key=by_key) == sorted(figures, key=by_key)
 
 
 @pytest.mark.parametrize("number", [1, 2])  # the pretraining, the first fine-tuning
