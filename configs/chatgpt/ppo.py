@@ -9,8 +9,9 @@ Recipe:    KL coefficient 0.02, batches of 512 answers in 8 minibatches, one epo
            not reported (they swept 2.55e-6 to 2.55e-5); here policy and values share that of their values, and there
            is no moving average of the weights (theirs: 0.992). What they do not state: lambda and the clipping of
            values are Ziegler et al.'s, advantages are whitened as in trl
-Hardware:  one accelerator with 40 GB: 36 bytes a parameter, about 4.5 GB; in a rollout of 128 answers at once 5 GB for
-           the cache and as much for the prompts' scores of attention; the rest for activations (not measured)
+Hardware:  not measured. By its sizes: 36 bytes a parameter, about 4.5 GB; in a rollout of 128 answers at once 5 GB for
+           the cache and as much for the prompts' scores of attention; 26 GB or more while the reward model scores all
+           answers; about 30 GB for the activations of an update (--remat full, or more micro_batches, take less)
 Published: no figure for a model of this size
 Result:    not measured
 """

@@ -24,7 +24,7 @@ def config() -> FinetuneConfig:
         task=RewardConfig(data="hh_rlhf", folder=data_folder("hh_rlhf_harmless"), heldout="dev"),
         length=1024,  # as long as ppo.py's prompts with their answers
         batch_size=64,
-        micro_batches=8,
+        micro_batches=16,
         epochs=1.0,
         warmup=0.0,
         evaluate_each=0.25,

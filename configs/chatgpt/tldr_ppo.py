@@ -7,8 +7,9 @@ Data:      the 800 posts of ../shared/data/tldr_judged
 Recipe:    Huang et al.'s: KL coefficient 0.05, temperature 0.7, answers of 53 tokens, -1 without an end, the score
            behind the end token, batches of 512 in four epochs, rate 3e-6 to zero; a network for values from the reward
            model. A tenth of their million answers, as there are few posts
-Hardware:  one accelerator with 24 GB: 36 bytes a parameter, about 4.5 GB; in a rollout of 128 answers at once 3 GB for
-           the cache and 2 for the prompts' scores of attention; the rest for activations (not measured)
+Hardware:  not measured. By its sizes: 36 bytes a parameter, about 4.5 GB; in a rollout of 128 answers at once 3 GB for
+           the cache and 2 for the prompts' scores of attention; 8 GB or more while the reward model scores all 512
+           answers; the rest for activations
 Published: none for GPT-2 small; of their four runs of Pythia 1 billion two collapsed
 Result:    not measured
 """
